@@ -1,0 +1,1 @@
+"""The methods of some 130 machine-learning papers as pure JAX functions."""

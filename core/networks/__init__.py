@@ -1,0 +1,1 @@
+"""Standard Flax (Linen) networks."""

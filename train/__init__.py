@@ -1,0 +1,1 @@
+"""The engine: state, sharded step, loop, data, checkpoints, experiments, command line."""
