@@ -1,0 +1,87 @@
+"""Pytrees of arrays: names of leaves, casts, averages, size.
+
+A float leaf is one whose dtype is floating (complex counts as inexact where it says so); integers, booleans and
+PRNG keys pass through untouched.
+"""
+
+import math
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+Tree = TypeVar("Tree")
+
+
+def path_names(tree: object) -> list[str]:
+    """Names of the leaves, in the order of `jax.tree.leaves`.
+
+    Args:
+        tree: any pytree; its leaves are not looked at, so shapes (`jax.ShapeDtypeStruct`) or tracers do.
+
+    Returns:
+        One "a/b/c" a leaf: dict keys, field names and indices, from the root down. A tree that is one leaf gives [""].
+
+    Example:
+        >>> path_names({"layer": {"kernel": 1.0, "bias": 0.0}, "scales": [1.0, 2.0]})
+        ['layer/bias', 'layer/kernel', 'scales/0', 'scales/1']
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def cast_floats(tree: Tree, dtype: DTypeLike) -> Tree:
+    """The same tree with its real floating leaves as `dtype`; every other leaf is the very same object."""
+
+    def cast(leaf):
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def ema(average: Tree, tree: Tree, decay: ArrayLike) -> Tree:
+    """Exponential moving average of the inexact leaves: `decay * average + (1 - decay) * tree`.
+
+    Args:
+        average: what has been averaged so far; each leaf keeps its dtype.
+        tree: the new values, of the same structure.
+        decay: scalar in [0, 1], possibly traced; 0 copies `tree`, 1 keeps `average`, both exactly.
+
+    Returns:
+        The new average. The sum is taken in at least float32. Leaves that are not inexact (counters, keys) are
+        copied from `tree`.
+    """
+
+    def mix(old, new):
+        if not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            return new
+        wide = jnp.promote_types(jnp.result_type(old, new), jnp.float32)
+        weight = jnp.asarray(decay, jnp.finfo(wide).dtype)
+        mixed = weight * jnp.asarray(old, wide) + (1 - weight) * jnp.asarray(new, wide)
+        return mixed.astype(jnp.result_type(old))
+
+    return jax.tree.map(mix, average, tree)
+
+
+def all_finite(tree: object) -> jax.Array:
+    """Whether no inexact leaf holds an infinity or a NaN: a bool scalar, True for a tree without such leaves."""
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def num_params(tree: object) -> int:
+    """How many numbers the leaves hold together, over all devices. Leaves need a shape alone."""
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def size_in_bytes(tree: object) -> int:
+    """How many bytes the leaves hold together, each counted once however many devices keep a copy.
+
+    Leaves need a shape and a dtype alone, so `jax.eval_shape(init, key)` will do.
+    """
+    return sum(math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(tree))
