@@ -1,0 +1,209 @@
+"""A decoder-only Transformer: pre-norm, scanned over its layers.
+
+Each layer adds `attention(norm(x))` to its input x, then `mlp(norm(x))`. The layers' parameters are stacked along a
+leading axis `[num_layers, ...]` under `blocks`, and one traced block runs over them: the time to compile does not depend
+on the depth. Whatever the dtype of the parameters, softmax, normalisation statistics and logits are float32.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from .remat import rematerialized
+
+ATTENTION = ("causal", "prefix", "full")
+POSITIONS = ("rotary", "learned")
+
+
+def attention_mask(
+    kind: str, length: int, *, prefix: jax.Array | None = None, where: jax.Array | None = None
+) -> jax.Array:
+    """Which keys each query may see.
+
+    Args:
+        kind: "causal": keys up to the query's own position; "prefix": those, and the whole prefix, so that its
+            positions see each other; "full": every key.
+        length: number of positions.
+        prefix: `[batch]` int, lengths of the prefixes, for "prefix" and only there. 0 is causal, `length` is full.
+        where: `[batch, length]` bool, True: the position counts. Others are seen by nobody.
+
+    Returns:
+        `[batch or 1, 1, length, length]` bool: batch, heads, queries, keys.
+
+    Raises:
+        ValueError: unknown `kind`; `prefix` missing for "prefix" or given for another kind; a wrong shape.
+    """
+    if kind not in ATTENTION:
+        raise ValueError(f"kind must be one of {ATTENTION}, got {kind!r}.")
+    if (kind == "prefix") != (prefix is not None):
+        raise ValueError(f'prefix must be given for kind "prefix" and no other, got kind {kind!r}, prefix {prefix}.')
+    if prefix is not None and prefix.ndim != 1:
+        raise ValueError(f"prefix must be [batch], got shape {prefix.shape}.")
+    if where is not None and (where.ndim != 2 or where.shape[1] != length):
+        raise ValueError(f"where must be [batch, {length}], got shape {where.shape}.")
+
+    position = jnp.arange(length)
+    mask = jnp.ones((1, 1, length, length), bool)
+    if kind != "full":
+        mask = mask & (position[:, None] >= position)
+    if prefix is not None:
+        mask = mask | (position < prefix[:, None, None, None])
+    if where is not None:
+        mask = mask & where[:, None, None, :]
+    return mask
+
+
+def rotate(x: jax.Array, *, base: float = 10_000.0) -> jax.Array:
+    """Rotary positions (Su et al., 2021): turns each pair of channels by its position times the pair's frequency.
+
+    Args:
+        x: `[batch, length, heads, head_dim]` queries or keys; `head_dim` even. Channel i pairs with i + head_dim / 2.
+        base: the pairs' frequencies fall geometrically from 1 towards 1 / `base` radians a position.
+
+    Returns:
+        The rotated `x`, in its dtype. Inner products of rotated vectors depend on positions by their difference only.
+    """
+    length, half = x.shape[1], x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = (jnp.arange(length, dtype=jnp.float32)[:, None] * frequency)[:, None, :]  # [length, 1, half]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer; see the module's docstring. `residual_scale` shrinks what each branch adds at initialisation."""
+
+    num_heads: int
+    mlp_dim: int
+    rotary: bool
+    residual_scale: float
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+        """`x` `[batch, length, model_dim]` after the layer, and the nothing that a scan collects."""
+        model_dim = x.shape[-1]
+        dense = partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
+        norm = partial(nn.LayerNorm, use_bias=False, dtype=self.dtype)
+        to_residual = nn.initializers.variance_scaling(self.residual_scale**2, "fan_in", "truncated_normal")
+
+        y = norm(name="attention_norm")(x)
+        heads = (self.num_heads, model_dim // self.num_heads)
+        query, key, value = (dense(heads, name=name)(y) for name in ("query", "key", "value"))
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
+        x = x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y)
+
+        y = norm(name="mlp_norm")(x)
+        y = nn.gelu(dense(self.mlp_dim, name="mlp_in")(y))
+        return x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y), None
+
+
+class Transformer(nn.Module):
+    """Next-token logits `[batch, length, vocab_size]`, float32, of tokens `[batch, length]`.
+
+    Attributes:
+        vocab_size: tokens are 0 … vocab_size - 1.
+        num_layers: number of blocks.
+        num_heads: divides `model_dim`; with rotary positions `model_dim / num_heads` is even.
+        model_dim: width of the residual stream.
+        mlp_dim: width of the hidden layer of each block's MLP.
+        max_length: longest sequence; learned positions have this many rows.
+        attention: "causal", "prefix" or "full"; see `attention_mask`.
+        positions: "rotary" or "learned".
+        tie_embeddings: the output layer is the transposed embedding. Otherwise it has weights of its own, small enough
+            at initialisation that the loss starts at log(vocab_size).
+        dtype: computes in this dtype instead of the parameters'.
+        remat: "none", "dots" or "full", for each block; see `remat.rematerialized`.
+
+    Raises:
+        ValueError: an attribute outside its range; tokens that are not integers `[batch, length <= max_length]`.
+    """
+
+    vocab_size: int
+    num_layers: int = 4
+    num_heads: int = 4
+    model_dim: int = 128
+    mlp_dim: int = 512
+    max_length: int = 256
+    attention: str = "causal"
+    positions: str = "rotary"
+    tie_embeddings: bool = False
+    dtype: Any = None
+    remat: str = "none"
+
+    def setup(self):
+        """Checks the attributes and declares the layers."""
+        self._check()
+        # Scaled by sqrt(model_dim) on the way in, so that the residual stream starts with unit variance.
+        init = nn.initializers.normal(self.model_dim**-0.5)
+        self.embedding = nn.Embed(self.vocab_size, self.model_dim, dtype=self.dtype, embedding_init=init)
+        if self.positions == "learned":
+            shape = (self.max_length, self.model_dim)
+            self.position_embedding = self.param("position_embedding", nn.initializers.normal(0.02), shape)
+        scanned = nn.scan(
+            rematerialized(Block, self.remat, prevent_cse=False),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.num_layers,
+        )
+        residual_scale = (2 * self.num_layers) ** -0.5  # two branches a layer: the stream stays of order 1 at any depth
+        self.blocks = scanned(self.num_heads, self.mlp_dim, self.positions == "rotary", residual_scale, self.dtype)
+        self.final_norm = nn.LayerNorm(use_bias=False, dtype=self.dtype)
+        if not self.tie_embeddings:
+            init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+            self.head = self.param("head", init, (self.model_dim, self.vocab_size))
+
+    def __call__(
+        self, tokens: jax.Array, *, prefix: jax.Array | None = None, where: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits `[batch, length, vocab_size]`, float32: at position i, of the token at i + 1 where causal.
+
+        Args:
+            tokens: `[batch, length]` integers.
+            prefix: `[batch]` int, lengths of the prefixes, for `attention="prefix"`.
+            where: `[batch, length]` bool, True: the position counts. Logits elsewhere are finite and mean nothing.
+        """
+        x = self.hidden(tokens, prefix=prefix, where=where)
+        weights = self.embedding.embedding.T if self.tie_embeddings else self.head
+        return jnp.matmul(x, weights.astype(x.dtype), preferred_element_type=jnp.float32)
+
+    def hidden(
+        self, tokens: jax.Array, *, prefix: jax.Array | None = None, where: jax.Array | None = None
+    ) -> jax.Array:
+        """The normalised last layer `[batch, length, model_dim]`, which the logits are linear in."""
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
+            raise ValueError(
+                f"tokens must be integers [batch, length <= {self.max_length}], got {tokens.dtype} {tokens.shape}."
+            )
+        length = tokens.shape[1]
+        mask = attention_mask(self.attention, length, prefix=prefix, where=where)
+        x = self.embedding(tokens)
+        x = x * jnp.asarray(self.model_dim**0.5, x.dtype)
+        if self.positions == "learned":
+            x = x + self.position_embedding[:length].astype(x.dtype)
+        x, _ = self.blocks(x, mask)
+        return self.final_norm(x)
+
+    def _check(self) -> None:
+        sizes = ("vocab_size", "num_layers", "num_heads", "model_dim", "mlp_dim", "max_length")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.model_dim % self.num_heads:
+            raise ValueError(f"num_heads must divide model_dim {self.model_dim}, got {self.num_heads}.")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {POSITIONS}, got {self.positions!r}.")
+        if self.positions == "rotary" and self.model_dim // self.num_heads % 2:
+            raise ValueError(
+                f"num_heads must leave an even model_dim / num_heads for rotary positions, got {self.num_heads} heads "
+                f"for model_dim {self.model_dim}."
+            )
+        if self.attention not in ATTENTION:
+            raise ValueError(f"attention must be one of {ATTENTION}, got {self.attention!r}.")
