@@ -1,1 +1,46 @@
-"""One module a task family."""
+"""One module a task family; `base` says what each gives the engine."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from .base import Metric
+
+
+class Experiment:
+    """A module of this folder, with the optional parts of `base` filled in."""
+
+    def __init__(self, module: ModuleType):
+        self.module = module
+        self.name = module.__name__.rsplit(".", 1)[-1]
+        self.defaults = module.defaults
+
+    def metrics(self, config: Any) -> dict[str, Metric]:
+        """The held-out metrics that this config reports."""
+        metrics = self.module.METRICS
+        return metrics(config) if callable(metrics) else metrics
+
+    def trains(self, config: Any) -> bool:
+        """Whether the engine trains this config by gradient (`build`) or just computes it (`compute`)."""
+        if hasattr(self.module, "trains"):
+            return self.module.trains(config)
+        return hasattr(self.module, "build")
+
+    def references(self, config: Any) -> dict[str, dict[str, float]]:
+        """Known constants by metric and label."""
+        return self.module.references(config) if hasattr(self.module, "references") else {}
+
+
+def names() -> list[str]:
+    """The experiments there are."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name, or a ValueError that names the nearest."""
+    if name not in names():
+        from ..config import nearest  # config imports this package
+
+        raise ValueError(f"experiment: no experiment {name!r}.{nearest(name, names())} There are {', '.join(names())}.")
+    return Experiment(importlib.import_module(f"{__name__}.{name}"))
