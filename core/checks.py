@@ -1,0 +1,96 @@
+"""Argument checks: each raises a `ValueError` that names the argument, what came and what was expected.
+
+Shapes are known while tracing, so shape checks always run. Values are not: a check of a value is skipped where the
+value is traced (under `jit`, `vmap`, `grad`) or lives partly on other hosts.
+"""
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+_BRACKETS = {"both": "[]", "left": "[)", "right": "(]", "neither": "()"}
+
+
+def is_known(value: object) -> bool:
+    """Whether the numbers in `value` can be read now, without a trace or another host."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def in_interval(
+    name: str, value: ArrayLike, low: float | jax.Array, high: float | jax.Array, *, closed: str = "both"
+) -> None:
+    """Check that every entry of `value` lies between `low` and `high`.
+
+    Args:
+        name: what the caller calls `value`.
+        value: number or array. NaN lies in no interval. A traced value passes unchecked.
+        low: lower end, scalar; `-jnp.inf` for none. A traced end leaves `value` unchecked.
+        high: upper end, scalar; `jnp.inf` for none.
+        closed: which ends belong to the interval: "both", "left", "right" or "neither". An infinite value is outside
+            however it is closed.
+
+    Raises:
+        ValueError: an entry lies outside.
+
+    Example:
+        >>> in_interval("alpha", 1.5, 0.0, 1.0, closed="right")
+        Traceback (most recent call last):
+        ValueError: alpha must be in (0, 1], got 1.5.
+    """
+    if not (is_known(value) and is_known(low) and is_known(high)):
+        return
+    x = np.asarray(value)
+    above = x >= low if closed in ("both", "left") else x > low
+    below = x <= high if closed in ("both", "right") else x < high
+    inside = above & below & np.isfinite(x)
+    if not inside.all():
+        left, right = _BRACKETS[closed]
+        low_text, high_text = f"{float(low):g}", f"{float(high):g}"
+        interval = f"{'(' if np.isinf(low) else left}{low_text}, {high_text}{')' if np.isinf(high) else right}"
+        offender = x[~inside].flat[0]
+        raise ValueError(f"{name} must be in {interval}, got {offender:g}.")
+
+
+def shapes(*specs: tuple[str, ArrayLike, str]) -> dict[str, int]:
+    """Check shapes against one another by the names of their axes.
+
+    Args:
+        *specs: `(name, array, axes)`; `axes` lists the axes by name, "n m", and a name means one size wherever it
+            stands. A leading "..." takes any axes, which are not compared.
+
+    Returns:
+        The size of each named axis.
+
+    Raises:
+        ValueError: the rank is another, or an axis has another size than under an earlier argument.
+
+    Example:
+        >>> shapes(("pos", jnp.zeros(3), "n"), ("neg", jnp.zeros((3, 5)), "n m"))
+        {'n': 3, 'm': 5}
+        >>> shapes(("pos", jnp.zeros(3), "n"), ("neg", jnp.zeros((2, 5)), "n m"))
+        Traceback (most recent call last):
+        ValueError: neg must have shape [n, m] with n = 3 as in pos, got shape [2, 5].
+    """
+    sizes: dict[str, int] = {}
+    first_in: dict[str, str] = {}
+    for name, array, axes in specs:
+        names = axes.split()
+        shape = jnp.shape(array)
+        expected = f"{name} must have shape [{', '.join(names)}]"
+        got = f"got shape {list(shape)}."
+        if names[:1] == ["..."]:
+            names = names[1:]
+            trailing = shape[len(shape) - len(names) :] if len(shape) >= len(names) else shape
+        else:
+            trailing = shape
+        if len(trailing) != len(names):
+            raise ValueError(f"{expected}, {got}")
+        for axis, size in zip(names, trailing, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ValueError(f"{expected} with {axis} = {sizes[axis]} as in {first_in[axis]}, {got}")
+            first_in.setdefault(axis, name)
+    return sizes
