@@ -50,7 +50,7 @@ def info_nce_loss(
 
     Example:
         >>> info_nce_loss(jnp.eye(2), jnp.eye(2), temperature=1.0)   # log(1 + exp(-1))
-        Array([0.3132617, 0.3132617], dtype=float32)
+        Array([0.3132..., 0.3132...], dtype=float32)
     """
     sizes = checks.shapes(("queries", queries, "n d"), ("keys", keys, "n d"), ("temperature", temperature, ""))
     if min(sizes.values()) < 1:
