@@ -1,0 +1,43 @@
+"""What `Program.advance` needs for its next steps, by the kind of the data's source."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from .data.sources import Arrays, Sampler
+from .program import Program
+
+
+def inputs(program: Program, step: int, length: int) -> Any:
+    """Inputs of the `length` steps from `step` on.
+
+    Arrays: where in the endless sequence of epochs they start; the rows are drawn on the device. A sampler: nothing, the
+    step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded over `data`.
+    """
+    source = program.task.train
+    if isinstance(source, Arrays):
+        # Python integers: step * batch_size passes 2^31 in a long run.
+        epoch, offset = divmod(step * program.batch_size, source.size)
+        return jnp.int32(epoch), jnp.int32(offset)
+    if isinstance(source, Sampler):
+        return None
+    batches = [next(source) for _ in range(length)]
+    where = NamedSharding(program.mesh, P(None, "data"))
+    return jax.tree.map(lambda *x: jax.make_array_from_process_local_data(where, np.stack(x)), *batches)
+
+
+def position(program: Program) -> dict | None:
+    """The stream's position after what `inputs` has handed out; None for the other sources."""
+    source = program.task.train
+    return None if isinstance(source, (Arrays, Sampler)) else source.get_state()
+
+
+def seek(program: Program, state: dict | None) -> None:
+    """Put the stream where `position` was."""
+    source = program.task.train
+    if state is not None and not isinstance(source, (Arrays, Sampler)):
+        source.set_state(state)

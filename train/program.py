@@ -1,0 +1,198 @@
+"""An arm compiled for a mesh: start a state, advance it by several steps in one dispatch, evaluate it."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from . import sharding
+from .data.sources import Arrays, Sampler
+from .experiments.base import Task
+from .optimizer import make_optimizer
+from .state import TrainState, eval_params, init_state
+from .step import StepOptions, make_step
+
+# Streams of randomness that are not the step's own: folded into the state's key, at indices that no step reaches.
+ORDER, EVALUATION = 2**32 - 1, 2**32 - 2
+
+
+class Program:
+    """The compiled parts of one arm: `init`, `advance`, `evaluate`, all of them over `seeds` in parallel if asked.
+
+    With `seeds`, every leaf of the state and every metric has a leading axis of that length, and each seed draws its
+    own batches; without, there is no such axis and nothing is vmapped.
+
+    Args:
+        task: objective and data.
+        config: an arm's, resolved.
+        mesh: from `sharding.make_mesh`.
+        seeds: how many runs are vmapped; None for one run.
+        check_size: refuse a batch larger than the data; to compile alone, it need not be there.
+
+    Raises:
+        ValueError: a batch larger than the data, or one that the mesh does not divide.
+    """
+
+    def __init__(
+        self, task: Task, config: ConfigDict, mesh: Mesh, *, seeds: int | None = None, check_size: bool = True
+    ):
+        train = config.train
+        self.task, self.mesh, self.seeds = task, mesh, seeds
+        self.batch_size = train.batch_size
+        self.eval_batch_size = train.eval_batch_size or train.batch_size
+        self.eval_batches = train.eval_batches
+        sharding.check_batch("train.batch_size", self.batch_size // train.accumulate, mesh)
+        sharding.check_batch("train.eval_batch_size", self.eval_batch_size, mesh)
+        if check_size and isinstance(task.train, Arrays) and task.train.size < self.batch_size:
+            raise ValueError(f"train.batch_size = {self.batch_size} is larger than the data, {task.train.size} examples.")
+        optimizer = make_optimizer(config.optimizer, train.steps)
+        options = StepOptions(train.accumulate, train.compute_dtype, train.ema, train.skip_nonfinite)
+        self.step = make_step(task.objective, optimizer, options)
+        self._init = functools.partial(init_state, task.objective, optimizer, ema=bool(train.ema))
+
+        keys = jax.eval_shape(lambda: self._keys(range(seeds or 1)))
+        abstract = jax.eval_shape(self._over_seeds(self._init, (0, None)), keys, self.abstract_batch())
+        self.state_sharding = sharding.state_shardings(abstract, mesh, config.mesh, leading=0 if seeds is None else 1)
+        self.abstract_state = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            abstract,
+            self.state_sharding,
+        )
+
+    def abstract_batch(self) -> Any:
+        """Shapes of a training batch over all devices, with its sharding."""
+        source, size = self.task.train, self.batch_size
+        if isinstance(source, Arrays):
+            batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), source.arrays)
+        elif isinstance(source, Sampler):
+            batch = jax.eval_shape(lambda: source.sample(jax.random.key(0), size))
+        else:
+            batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), source.example)
+        where = sharding.batch_sharding(self.mesh)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch)
+
+    def init(self, seeds: Any) -> TrainState:
+        """A fresh state for the given seeds, laid out on the mesh. Data may shape it: it sees the first batch."""
+        source = self.task.train
+
+        def start(keys, example):
+            if isinstance(source, Sampler):
+                example = source.sample(jax.random.key(0), self.batch_size)
+            return self._over_seeds(self._init, (0, None))(keys, example)
+
+        if isinstance(source, Arrays):
+            example = jax.tree.map(lambda x: x[: self.batch_size], source.arrays)
+        else:
+            example = None if isinstance(source, Sampler) else multihost_utils.broadcast_one_to_all(source.example)
+        return jax.jit(start, out_shardings=self.state_sharding)(self._keys(seeds), example)
+
+    def _keys(self, seeds: Any) -> jax.Array:
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        return keys if self.seeds is not None else keys[0]
+
+    def _over_seeds(self, function: Callable, in_axes: Any) -> Callable:
+        return function if self.seeds is None else jax.vmap(function, in_axes=in_axes)
+
+    @functools.cached_property
+    def train_data(self) -> Any:
+        """What `advance` indexes: the training arrays, on the device once; nothing for the other sources."""
+        source = self.task.train
+        return self._put(source.arrays) if isinstance(source, Arrays) else ()
+
+    @functools.cached_property
+    def test_data(self) -> Any:
+        """The test arrays on the device."""
+        source = self.task.test
+        if isinstance(source, Arrays) and source.arrays is getattr(self.task.train, "arrays", None):
+            return self.train_data
+        return self._put(source.arrays) if isinstance(source, Arrays) else ()
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, sharding.replicated(self.mesh))
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019  a program lives as long as its run
+    def advance(self, length: int) -> Callable:
+        """`(state, data, inputs) -> (state, metrics)`: `length` steps in one dispatch, the state donated.
+
+        `inputs` come from a `feed`; the metrics are means over the steps.
+        """
+
+        def chunk(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, Any]:
+            def one(state: TrainState, x: Any) -> tuple[TrainState, Any]:
+                batch = jax.lax.with_sharding_constraint(self._batch(state, data, x), where)
+                return self.step(state, batch)
+
+            if isinstance(self.task.train, Arrays):
+                inputs = _shuffled(jax.random.fold_in(state.key, ORDER), self.task.train.size, inputs, self.batch_size, length)
+            state, metrics = jax.lax.scan(one, state, inputs, length=length)
+            metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+            return state, metrics | {"skipped": state.skipped}
+
+        where = sharding.batch_sharding(self.mesh)
+        whole = sharding.replicated(self.mesh)
+        return jax.jit(
+            self._over_seeds(chunk, (0, None, None)),
+            out_shardings=(self.state_sharding, whole),
+            donate_argnums=0,
+        )
+
+    def _batch(self, state: TrainState, data: Any, x: Any) -> Any:
+        source = self.task.train
+        if isinstance(source, Arrays):
+            return jax.tree.map(lambda array: array[x], data)
+        if isinstance(source, Sampler):
+            return source.sample(jax.random.fold_in(jax.random.fold_in(state.key, ORDER), state.step), self.batch_size)
+        return x
+
+    @functools.cached_property
+    def evaluate(self) -> Callable:
+        """`(state, data) -> metrics`: means over the test split, or over `eval_batches` batches that never change."""
+        source, size = self.task.test, self.eval_batch_size
+        finite = isinstance(source, Arrays)
+        count = math.ceil(source.size / size) if finite else self.eval_batches
+        where = sharding.batch_sharding(self.mesh)
+
+        def means(state: TrainState, data: Any) -> Any:
+            params, key = eval_params(state), jax.random.fold_in(state.key, EVALUATION)
+
+            def one(index: jax.Array) -> Any:
+                batch_key, metric_key = jax.random.split(jax.random.fold_in(key, index))
+                if finite:
+                    rows = index * size + jnp.arange(size)
+                    batch = jax.tree.map(lambda x: x[rows % source.size], data)
+                    real = rows < source.size  # the last batch wraps round; its repeats do not count
+                else:
+                    batch, real = source.sample(batch_key, size), jnp.ones(size, bool)
+                batch = jax.lax.with_sharding_constraint(batch, where)
+                metrics = self.task.objective.evaluate(params, state.variables, batch, metric_key)
+                return {name: _sum_and_count(value, real) for name, value in metrics.items()}
+
+            sums = jax.lax.map(one, jnp.arange(count))
+            return {name: jnp.sum(total) / jnp.sum(weight) for name, (total, weight) in sums.items()}
+
+        return jax.jit(self._over_seeds(means, (0, None)), out_shardings=sharding.replicated(self.mesh))
+
+
+def _sum_and_count(value: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+    value = value.astype(jnp.float32)
+    if value.ndim == 0:
+        return value, jnp.ones(())
+    return jnp.sum(jnp.where(real, value, 0.0)), jnp.sum(real)
+
+
+def _shuffled(key: jax.Array, size: int, start: tuple[jax.Array, jax.Array], batch_size: int, length: int) -> jax.Array:
+    """Rows `[length, batch_size]` of the next steps: every epoch visits each example once, in an order of its own.
+
+    `start` is (epoch, rows of it that are used up). A batch may take the last rows of one epoch and the first of the
+    next, so no example is left out and no step is short.
+    """
+    epoch, offset = start
+    epochs = (length * batch_size + size - 1) // size + 1  # as many as the rows can touch, from any offset
+    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(key, e), size))(epoch + jnp.arange(epochs))
+    return orders.reshape(-1)[offset + jnp.arange(length * batch_size)].reshape(length, batch_size)
