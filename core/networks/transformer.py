@@ -1,8 +1,8 @@
 """A decoder-only Transformer: pre-norm, scanned over its layers.
 
 Each layer adds `attention(norm(x))` to its input x, then `mlp(norm(x))`. The layers' parameters are stacked along a
-leading axis `[num_layers, ...]` under `blocks`, and one traced block runs over them: the time to compile does not depend
-on the depth. Whatever the dtype of the parameters, softmax, normalisation statistics and logits are float32.
+leading axis `[num_layers, ...]` under `blocks`, and one traced block runs over them: the time to compile does not
+depend on the depth. Whatever the dtype of the parameters, softmax, normalisation statistics and logits are float32.
 """
 
 from functools import partial
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
             rematerialized(Block, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.num_layers,
         )
         residual_scale = (2 * self.num_layers) ** -0.5  # two branches a layer: the stream stays of order 1 at any depth

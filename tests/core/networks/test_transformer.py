@@ -1,0 +1,202 @@
+"""The Transformer: who sees whom, positions, rematerialisation, precision, depth, sharding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lemmata.core.networks.transformer import Transformer, attention_mask, rotate
+
+VOCAB, LENGTH = 50, 12
+TOKENS = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, VOCAB)
+SMALL = dict(vocab_size=VOCAB, num_layers=2, num_heads=2, model_dim=16, mlp_dim=32, max_length=LENGTH)
+
+
+@functools.cache
+def make(**overrides):
+    network = Transformer(**{**SMALL, **overrides})
+    inputs = {"prefix": jnp.full(4, 3)} if network.attention == "prefix" else {}
+    return network, jax.jit(network.init)(jax.random.key(1), TOKENS, **inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(network, params, tokens, **inputs):
+    return network.apply(params, tokens, **inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_of(network, params, **inputs):
+    return jax.grad(lambda p: jnp.mean(network.apply(p, TOKENS, **inputs) ** 2))(params)
+
+
+def positions_that_move(network, params, changed, **inputs):
+    """Positions of the first sequence whose logits depend on the token at `changed`."""
+    other = TOKENS.at[0, changed].set((TOKENS[0, changed] + 1) % VOCAB)
+    before, after = (logits_of(network, params, t, **inputs)[0] for t in (TOKENS, other))
+    return np.flatnonzero(np.any(np.asarray(before != after), axis=-1)).tolist()
+
+
+def test_mask_by_hand():
+    mask = attention_mask(
+        "prefix", 3, prefix=jnp.array([0, 2]), where=jnp.array([[True, True, True], [True, True, False]])
+    )
+    assert mask.shape == (2, 1, 3, 3)
+    np.testing.assert_array_equal(mask[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(mask[1, 0], [[1, 1, 0], [1, 1, 0], [1, 1, 0]])
+
+
+def test_empty_and_whole_prefix_are_causal_and_full():
+    ends = attention_mask("prefix", 5, prefix=jnp.array([0, 5]))
+    np.testing.assert_array_equal(ends[:1], attention_mask("causal", 5))
+    np.testing.assert_array_equal(ends[1:], attention_mask("full", 5))
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_causal_sees_no_future(positions):
+    network, params = make(positions=positions)
+    assert positions_that_move(network, params, changed=7) == list(range(7, LENGTH))
+
+
+def test_prefix_sees_itself_whole_and_no_future_beyond():
+    network, params = make(attention="prefix")
+    lengths = {"prefix": jnp.array([5, 0, 12, 1])}
+    assert positions_that_move(network, params, changed=4, **lengths) == list(range(LENGTH))
+    assert positions_that_move(network, params, changed=5, **lengths) == list(range(5, LENGTH))
+
+
+def test_full_sees_everything():
+    network, params = make(attention="full")
+    assert positions_that_move(network, params, changed=LENGTH - 1) == list(range(LENGTH))
+
+
+def test_padding_is_seen_by_nobody_and_stays_finite():
+    network, params = make(attention="full")
+    where = jnp.arange(LENGTH) < jnp.array([9, 12, 0, 1])[:, None]
+    assert set(positions_that_move(network, params, changed=10, where=where)) <= {10}  # its own residual stream alone
+    padded, cut = logits_of(network, params, TOKENS, where=where), logits_of(network, params, TOKENS[:1, :9])
+    np.testing.assert_allclose(padded[0, :9], cut[0], rtol=1e-4, atol=1e-5)
+    grads = gradient_of(network, params, where=where)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
+
+
+def test_rotary_products_depend_on_distance_alone():
+    query, key = jax.random.normal(jax.random.key(2), (2, 8))
+    rotated = [rotate(jnp.broadcast_to(v, (1, 20, 1, 8)))[0, :, 0] for v in (query, key)]
+    products = rotated[0] @ rotated[1].T
+    np.testing.assert_allclose(products[3:, 3:], products[:-3, :-3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(products[0, 0], query @ key, rtol=1e-5)
+    assert np.ptp(products[0]) > 1.0  # and do depend on it
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_order_matters(positions):
+    network, params = make(attention="full", positions=positions)
+    swapped = TOKENS[:, ::-1]
+    there, back = (logits_of(network, params, tokens) for tokens in (TOKENS, swapped))
+    assert not np.allclose(there[:, ::-1], back, atol=1e-4)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_recomputes_and_changes_no_value(remat):
+    plain, params = make()
+    frugal, _ = make(remat=remat)
+
+    np.testing.assert_allclose(
+        logits_of(plain, params, TOKENS), logits_of(frugal, params, TOKENS), rtol=1e-5, atol=1e-6
+    )
+    grads = [gradient_of(network, params) for network in (plain, frugal)]
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    used = [str(jax.make_jaxpr(gradient_of, static_argnums=0)(n, params)).count("exp ") for n in (plain, frugal)]
+    assert used[1] > used[0]  # the softmax is computed again
+
+
+def test_bfloat16_parameters_stay_close_with_float32_logits():
+    network, params = make(num_layers=4)
+    half = logits_of(network, jax.tree.map(lambda p: p.astype(jnp.bfloat16), params), TOKENS)
+    full = logits_of(network, params, TOKENS)
+    assert half.dtype == full.dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(half - full))) < 0.05 * float(jnp.max(jnp.abs(full)))
+
+
+def test_tied_output_layer_is_the_embedding():
+    network, params = make(tie_embeddings=True)
+    assert "head" not in params["params"]
+    hidden = jax.jit(functools.partial(network.apply, method="hidden"))(params, TOKENS)
+    np.testing.assert_allclose(
+        logits_of(network, params, TOKENS), hidden @ params["params"]["embedding"]["embedding"].T, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_loss_starts_at_the_uniform_one():
+    network, params = make(num_layers=8)
+    log_probs = jax.nn.log_softmax(logits_of(network, params, TOKENS))
+    np.testing.assert_allclose(-log_probs.mean(), np.log(VOCAB), rtol=0.02)
+
+
+def test_program_does_not_grow_with_depth():
+    def size(num_layers):
+        return len(str(jax.make_jaxpr(gradient_of, static_argnums=0)(*make(num_layers=num_layers))))
+
+    assert size(12) < 1.02 * size(2)  # shapes are written with more digits, nothing else
+
+
+def test_sharded_over_data_and_model_gives_the_same_values():
+    network, params = make()
+    expected = logits_of(network, params, TOKENS)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def place(path, p):
+        head_axis = {"query": 2, "key": 2, "value": 2, "attention_out": 1}
+        spec = [None] * p.ndim
+        for name in (str(key.key) for key in path):
+            if name in head_axis:
+                spec[head_axis[name]] = "model"
+        return jax.device_put(p, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    params = jax.tree_util.tree_map_with_path(place, params)
+    tokens = jax.device_put(TOKENS, NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_allclose(logits_of(network, params, tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"num_heads": 3},
+        {"num_heads": 16},  # leaves one channel a head, which rotary positions cannot pair
+        {"num_layers": 0},
+        {"positions": "sinusoidal"},
+        {"attention": "sliding"},
+        {"remat": "some"},
+    ],
+)
+def test_bad_attribute_is_named(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        make(**bad)
+
+
+@pytest.mark.parametrize(
+    "tokens", [jnp.zeros((2, LENGTH + 1), jnp.int32), jnp.zeros(LENGTH, jnp.int32), jnp.zeros((2, LENGTH))]
+)
+def test_bad_tokens_are_named(tokens):
+    network, params = make()
+    with pytest.raises(ValueError, match=r"tokens must be integers \[batch, length <= 12\]"):
+        network.apply(params, tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("kind", {"kind": "sliding"}),
+        ("prefix", {"kind": "prefix"}),
+        ("prefix", {"kind": "causal", "prefix": jnp.ones(2, jnp.int32)}),
+        ("prefix", {"kind": "prefix", "prefix": jnp.int32(1)}),
+        ("where", {"kind": "full", "where": jnp.ones((2, 4), bool)}),
+    ],
+)
+def test_bad_mask_argument_is_named(name, arguments):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        attention_mask(**arguments, length=5)
