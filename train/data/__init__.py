@@ -1,1 +1,178 @@
-"""Data sets on disk and batches in memory."""
+"""Data sets on disk and batches in memory.
+
+Seven real sets need no network (`names()`); any other TFDS name works where its data has been prepared. Data is written
+once, in array_record format, under `$LEMMATA_DATA` (default `~/.cache/lemmata`), and read through TFDS and Grain;
+TensorFlow is never imported, and TFDS, Grain and scikit-learn only when a function needs them.
+
+    load("digits", "train")["image"]                          a whole split, stacked
+    windows("python_docs", "train", 128)["tokens"]            text, cut into windows of bytes
+    stream("digits", "train", batch_size=256, seed=0)         batches: sharded, prefetched, resumed exactly
+
+    python -m lemmata.train.data --all                        writes the bundled sets ahead and lists them
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays, store
+from .arrays import check
+from .stream import Stream
+
+__all__ = ["Info", "Stream", "check", "documents", "info", "load", "names", "stream", "windows"]
+
+SEPARATOR = 0  # the byte that follows each document in `windows`; no document contains it
+
+
+class Info(NamedTuple):
+    """What a data set holds.
+
+    Attributes:
+        splits: name -> number of examples (documents, for text).
+        features: name -> (shape of an example, dtype) as `load` or `documents` gives them; None is any length.
+        num_classes: of the feature "label"; None where there is none.
+        description: what it is and how it is split.
+    """
+
+    splits: dict[str, int]
+    features: dict[str, tuple[tuple[int | None, ...], np.dtype]]
+    num_classes: int | None
+    description: str
+
+
+def names() -> tuple[str, ...]:
+    """The bundled data sets: `load` reads digits, breast_cancer, wine, iris, diabetes, `documents` the python_ ones."""
+    return store.NAMES
+
+
+def info(name: str) -> Info:
+    """What a data set holds; a bundled one is written first where it is not on disk.
+
+    Args:
+        name: a bundled set, or any TFDS name whose data has been prepared.
+
+    Raises:
+        ValueError: unknown or unprepared name.
+    """
+    described = store.builder(name).info
+    features = {}
+    for key, feature in described.features.items():
+        shape, dtype = feature.shape, feature.np_dtype
+        if _is_text(feature):
+            shape, dtype = (None,), np.uint8
+        features[key] = (shape, arrays.narrow(np.empty(0, dtype)).dtype)
+    return Info(
+        splits={split: found.num_examples for split, found in described.splits.items()},
+        features=features,
+        num_classes=getattr(dict(described.features).get("label"), "num_classes", None),
+        description=described.description,
+    )
+
+
+def load(name: str, split: str) -> dict[str, np.ndarray]:
+    """A whole split in memory.
+
+    Args:
+        name: a set whose features have fixed shapes.
+        split: "train" or "test", or what else the set has; a part of one as TFDS writes it, "train[:100]".
+
+    Returns:
+        Feature -> `[n, ...]`, in the order on disk; 64-bit values narrowed to 32-bit, so labels are int32.
+
+    Raises:
+        ValueError: unknown name or split; a feature without a fixed shape; a NaN; a label that is no class.
+    """
+    if name in store.bundled.DOCUMENTS:
+        raise ValueError(f"data set {name!r} holds text of any length; read it with documents() or windows().")
+    source = store.source(name, split)
+    columns = arrays.stack([source[index] for index in range(len(source))])
+    check(columns, num_classes=info(name).num_classes)
+    return columns
+
+
+def documents(name: str, split: str) -> list[np.ndarray]:
+    """The documents of a split of text, each uint8 `[length]`, in a fixed order.
+
+    Args:
+        name: python_docs, python_source, or a prepared TFDS set with a feature "text".
+        split: "train" or "test", or what else the set has. No document is in two splits.
+
+    Raises:
+        ValueError: unknown name or split, or a set without text.
+    """
+    source, features = store.source(name, split), info(name).features
+    if features.get("text", (None, None))[0] != (None,):
+        raise ValueError(f"data set {name!r} has no feature 'text' of documents, only {', '.join(features)}.")
+    return [np.frombuffer(source[index]["text"], np.uint8) for index in range(len(source))]
+
+
+def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
+    """A split of text as windows of bytes for a language model.
+
+    The documents are joined in their order, each followed by byte 0, and cut without overlap; what does not fill the
+    last window is dropped.
+
+    Args:
+        name: as for `documents`.
+        split: as for `documents`.
+        length: bytes a window.
+
+    Returns:
+        {"tokens": uint8 `[n, length]`}, read-only.
+
+    Raises:
+        ValueError: as `documents`; a length that is not positive or exceeds the text.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}.")
+    joined = b"".join(text.tobytes() + bytes([SEPARATOR]) for text in documents(name, split))
+    count = len(joined) // length
+    if not count:
+        raise ValueError(f"length {length} exceeds the {len(joined)} bytes of {name}'s {split} split.")
+    return {"tokens": np.frombuffer(joined, np.uint8, count * length).reshape(count, length)}
+
+
+def stream(
+    name: str,
+    split: str,
+    *,
+    batch_size: int,
+    seed: int,
+    window: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    prefetch: int = 2,
+) -> Stream:
+    """Batches of a split, endlessly; see `Stream`, which also takes data of your own.
+
+    Args:
+        name: a bundled set, or any TFDS name whose data has been prepared.
+        split: as for `load`.
+        batch_size: size of the global batch.
+        seed: sets the order.
+        window: stream `windows` of that many bytes; text needs it.
+        process_index: which part of each batch this process gets.
+        process_count: number of parts; divides batch_size.
+        transform: a pure function example -> example.
+        prefetch: batches read ahead.
+
+    Raises:
+        ValueError: unknown name or split; text without a window; what `Stream` and `windows` raise.
+    """
+    if window is None and name in store.bundled.DOCUMENTS:
+        raise ValueError(f"window must be set to stream {name!r}: its documents have no common length.")
+    return Stream(
+        store.source(name, split) if window is None else windows(name, split, window),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        transform=transform,
+        prefetch=prefetch,
+    )
+
+
+def _is_text(feature: Any) -> bool:
+    return feature.shape == () and feature.np_dtype == np.object_  # TFDS hands out a string as bytes of any length

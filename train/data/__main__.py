@@ -1,0 +1,39 @@
+"""Prepares data sets and lists them: `python -m lemmata.train.data [NAME ...] [--all]`.
+
+A NAME is a bundled set or a TFDS name, which needs a network. Without arguments it lists what is bundled.
+"""
+
+import argparse
+import sys
+
+from . import info, names, store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status, which is 1 if a set could not be prepared."""
+    parser = argparse.ArgumentParser(prog="python -m lemmata.train.data", description="Prepare and list data sets.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a bundled set, or a TFDS name (needs a network)")
+    parser.add_argument("--all", action="store_true", help="every bundled set")
+    options = parser.parse_args(arguments)
+    wanted = list(dict.fromkeys([*options.names, *(names() if options.all else ())]))
+    if not wanted:
+        parser.print_usage()
+        print(f"bundled: {', '.join(names())}\nfolder:  {store.root()}")
+        return 0
+    failed = 0
+    print(f"{'name':<16}{'splits':<28}{'MB':>8}  path")
+    for name in wanted:
+        try:
+            path = store.prepare(name)
+        except Exception as error:  # TFDS fails in as many ways as downloads do; the other names still get their turn
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        splits = ", ".join(f"{split} {size}" for split, size in info(name).splits.items())
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+        print(f"{name:<16}{splits:<28}{size:>8.2f}  {path}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
