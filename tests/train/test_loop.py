@@ -1,0 +1,153 @@
+"""The loop: order of the data, dispatches, seeds in parallel, exact resume."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lemmata.train import loop, program
+from lemmata.train.data.sources import Sampler
+from lemmata.train.data.stream import Stream
+
+
+def same(a, b):
+    """Bit for bit, keys included."""
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(data(x), data(y)), a, b)
+
+
+def with_source(task, kind):
+    if kind == "sampler":
+
+        def sample(key, n):
+            x = jax.random.normal(key, (n, 8))
+            return {"x": x, "y": x[:, :3]}
+
+        return task._replace(train=Sampler(sample))
+    return task._replace(train=Stream(task.train.arrays, batch_size=16, seed=0)) if kind == "stream" else task
+
+
+def test_training_reaches_the_solution(task, config):
+    config.train.steps = 400
+    result = loop.fit(task, config, (0,))
+    assert result.metrics["error"].shape == (1,)
+    assert result.metrics["error"][0] < 1e-4
+    steps, losses = result.history["train/loss"]
+    assert steps[-1] == 400
+    assert losses[0, -1] < 1e-3 * losses[0, 0]
+
+
+def test_every_epoch_visits_every_example_once():
+    size, batch, length = 23, 5, 46  # ten epochs, none of which starts with a batch
+    start = lambda step: (jnp.int32(step * batch // size), jnp.int32(step * batch % size))
+    rows = program._shuffled(jax.random.key(0), size, start(0), batch, length).reshape(10, size)
+    for epoch in rows:
+        assert sorted(np.asarray(epoch)) == list(range(size))
+    assert len({tuple(np.asarray(epoch)) for epoch in rows}) == 10
+    late = program._shuffled(jax.random.key(0), size, start(17), batch, 7)
+    np.testing.assert_array_equal(late.reshape(-1), rows.reshape(-1)[17 * batch : 24 * batch])
+
+
+def test_held_out_metrics_are_exact_means_for_any_batch_size(task, config):
+    means = []
+    for size in (1, 7, 16, 40, 64):  # 40 examples
+        config.train.eval_batch_size = size
+        result = loop.fit(task, config, (0,))
+        means.append(result.metrics["error"][0])
+    x, y = (task.test.arrays[k].astype(np.float64) for k in "xy")
+    exact = np.mean(np.sum((x @ np.asarray(result.state.params["kernel"], np.float64) - y) ** 2, -1))
+    np.testing.assert_allclose(means, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "sampler"])
+def test_seeds_in_parallel_are_the_seeds_one_by_one(task, config, kind):
+    task = with_source(task, kind)
+    together = loop.fit(task, config, (3, 5))
+    for index, seed in enumerate((3, 5)):
+        alone = loop.fit(task, config, (seed,))
+        np.testing.assert_allclose(together.metrics["error"][index], alone.metrics["error"][0], rtol=1e-4)
+        np.testing.assert_allclose(together.state.params["kernel"][index], alone.state.params["kernel"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "sampler", "stream"])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_run_that_stopped_anywhere_goes_on_to_the_same_bits(task, config, tmp_path, kind, seeds):
+    config.train.eval_every, config.train.checkpoint_every, config.train.ema = 10, 6, 0.9
+    whole = loop.fit(with_source(task, kind), config, seeds)
+    stops = []
+
+    def stop_at(self, step):
+        stops.append(step)
+        return len(stops) in (2, 5)
+
+    original, loop.Termination.requested = loop.Termination.requested, stop_at
+    try:
+        for _ in range(2):
+            with pytest.raises(loop.Preempted) as exit_:
+                loop.fit(with_source(task, kind), config, seeds, workdir=tmp_path)
+            assert exit_.value.code == 0
+        with (tmp_path / "metrics.jsonl").open("a") as file:  # a line past the checkpoint, and half a line
+            file.write('{"step": 23, "name": "train/loss", "value": 1.0, "seed": 0, "time": 0.0}\n{"step": 24, "na')
+    finally:
+        loop.Termination.requested = original
+    resumed = loop.fit(with_source(task, kind), config, seeds, workdir=tmp_path)
+    same(resumed.state, whole.state)
+    same(resumed.metrics, whole.metrics)
+    assert resumed.history.keys() == whole.history.keys()
+    for name in whole.history:
+        same(resumed.history[name], whole.history[name])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    keys = [(row["step"], row["name"], row["seed"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    again = loop.fit(with_source(task, kind), config, seeds, workdir=tmp_path)
+    same(again.metrics, whole.metrics)
+
+
+def test_sigterm_saves_and_exits_with_zero(task, config, tmp_path):
+    config.train.steps, config.train.steps_per_dispatch = 100000, 10
+
+    original = loop._Run._prepare
+
+    def prepare(self, step):
+        if step == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step)
+
+    loop._Run._prepare = prepare
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            loop.fit(task, config, (0,), workdir=tmp_path)
+    finally:
+        loop._Run._prepare = original
+    assert exit_.value.code == 0
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["50"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_dispatches_depend_on_the_step_alone(config):
+    config.train.steps, config.train.eval_every, config.train.checkpoint_every = 103, 30, 25
+    stops, step = [], 0
+    while step < 103:
+        step = loop.next_stop(step, config.train)
+        stops.append(step)
+    assert {25, 30, 50, 60, 75, 90, 100, 103} <= set(stops)
+    assert all(loop.next_stop(s, config.train) == next(t for t in stops if t > s) for s in range(103))
+
+
+def test_a_batch_larger_than_the_data_is_refused(task, config):
+    config.train.batch_size = 97
+    with pytest.raises(ValueError, match=r"batch_size = 97.*96"):
+        loop.fit(task, config, (0,))
+
+
+def test_advance_compiles_once_a_length(task, config):
+    run = program.Program(task, config, loop.make_mesh(config.mesh))
+    state = run.init((0,))
+    function = run.advance(4)
+    for step in range(0, 24, 4):
+        state, _ = function(state, run.train_data, loop.feed.inputs(run, step, 4))
+    assert function._cache_size() == 1
+    assert run.advance(4) is function

@@ -1,0 +1,55 @@
+"""The optax chain that a config names."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from lemmata.train import config as configs
+from lemmata.train.optimizer import make_optimizer, make_schedule
+
+
+@pytest.fixture
+def section():
+    return configs.defaults().optimizer
+
+
+def one_update(optimizer, gradient, params):
+    return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+
+def test_names_are_those_of_optax(section):
+    section.name, section.options, section.weight_decay = "adamw", {"b1": 0.8}, 0.3
+    gradient, params = jnp.array([0.5, -2.0]), jnp.array([1.0, 3.0])
+    expected = one_update(optax.adamw(1e-3, b1=0.8, weight_decay=0.3), gradient, params)
+    np.testing.assert_allclose(one_update(make_optimizer(section, 10), gradient, params), expected)
+
+
+def test_transforms_come_before_the_optimizer(section):
+    section.name, section.learning_rate = "sgd", 1.0
+    section.transforms = (("scale", {"step_size": 3.0}), ("optax:centralize", {}))
+    update = one_update(make_optimizer(section, 10), jnp.array([[1.0, 2.0, 6.0]]), jnp.zeros((1, 3)))
+    np.testing.assert_allclose(update, [[6.0, 3.0, -9.0]])  # -(3 g - mean)
+
+
+@pytest.mark.parametrize(("name", "end"), [("constant", 1e-3), ("cosine", 1e-4), ("linear", 1e-4)])
+def test_schedules_warm_up_and_end_where_they_should(section, name, end):
+    section.schedule, section.warmup_steps, section.final_fraction = name, 10, 0.1
+    schedule = make_schedule(section, 100)
+    np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [0.0, 5e-4, 1e-3], rtol=1e-6)
+    np.testing.assert_allclose(schedule(100), end, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("name", "adamm", "adamm"),
+        ("schedule", "cosin", "schedule"),
+        ("warmup_steps", 200, "warmup_steps"),
+        ("options", {"beta": 1.0}, "beta"),
+        ("transforms", (("no_such", {}),), "no_such"),
+    ],
+)
+def test_bad_input_names_the_key(section, key, value, match):
+    section[key] = value
+    with pytest.raises(ValueError, match=match):
+        make_optimizer(section, 100)

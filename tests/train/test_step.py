@@ -1,0 +1,97 @@
+"""One update: what each option means, against the mathematics of plain gradient descent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from lemmata.train.experiments.base import Objective
+from lemmata.train.state import init_state
+from lemmata.train.step import StepOptions, make_step
+
+
+def quadratic() -> Objective:
+    """loss = mean_i (w . x_i - y_i)^2 / 2, with a counter as variables."""
+
+    def loss(params, variables, batch, key):
+        residual = batch["x"] @ params["w"] - batch["y"]
+        return jnp.mean(residual**2) / 2, ({"calls": variables["calls"] + 1}, {"residual": jnp.mean(residual)})
+
+    return Objective(lambda key, batch: ({"w": jnp.zeros(4)}, {"calls": jnp.zeros(())}), loss, lambda *_: {})
+
+
+@pytest.fixture
+def batch():
+    x = jax.random.normal(jax.random.key(1), (32, 4))
+    return {"x": x, "y": x @ jnp.arange(4.0)}
+
+
+def run(batch, options, optimizer=None, steps=1):
+    optimizer = optimizer or optax.sgd(0.1)
+    state = init_state(quadratic(), optimizer, jax.random.key(0), batch, ema=bool(options.ema))
+    step = jax.jit(make_step(quadratic(), optimizer, options))
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def test_plain_step_is_gradient_descent(batch):
+    state, metrics = run(batch, StepOptions())
+    x, y = np.asarray(batch["x"], np.float64), np.asarray(batch["y"], np.float64)
+    gradient = x.T @ (-y) / 32
+    np.testing.assert_allclose(state.params["w"], -0.1 * gradient, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(gradient), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(y**2) / 2, rtol=1e-5)
+    assert state.step == 1
+    assert state.skipped == 0
+
+
+@pytest.mark.parametrize("count", [2, 4, 32])
+def test_accumulation_gives_the_whole_batch_gradient(batch, count):
+    whole, whole_metrics = run(batch, StepOptions(), steps=3)
+    parts, parts_metrics = run(batch, StepOptions(accumulate=count), steps=3)
+    np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-5)
+    for name in whole_metrics:
+        np.testing.assert_allclose(parts_metrics[name], whole_metrics[name], rtol=1e-5, err_msg=name)
+    assert parts.variables["calls"] == 3 * count
+
+
+def test_bfloat16_computes_low_and_keeps_master_weights_high(batch):
+    state, metrics = run(batch, StepOptions(compute_dtype="bfloat16"))
+    exact, exact_metrics = run(batch, StepOptions())
+    assert state.params["w"].dtype == jnp.float32
+    assert metrics["loss"].dtype == jnp.float32
+    assert metrics["residual"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(metrics["loss"], exact_metrics["loss"], rtol=2e-2)
+    np.testing.assert_allclose(state.params["w"], exact.params["w"], rtol=3e-2, atol=3e-3)
+
+
+def test_ema_is_the_recurrence(batch):
+    state, _ = run(batch, StepOptions(ema=0.9))
+    np.testing.assert_allclose(state.ema["w"], 0.1 * state.params["w"], rtol=1e-6)  # it starts at w = 0
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_nonfinite_update_changes_nothing_but_the_count(batch, bad):
+    optimizer = optax.adam(0.1)
+    options = StepOptions(ema=0.5)
+    state, _ = run(batch, options, optimizer, steps=2)
+    poisoned = {**batch, "y": batch["y"].at[3].set(bad)}
+    after, _ = jax.jit(make_step(quadratic(), optimizer, options))(state, poisoned)
+    for name in ("params", "opt_state", "variables", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
+    assert after.skipped == 1
+    assert after.step == 3
+    unguarded, _ = jax.jit(make_step(quadratic(), optimizer, options._replace(skip_nonfinite=False)))(state, poisoned)
+    assert not np.isfinite(unguarded.params["w"]).all()
+
+
+def test_clipping_bounds_the_update(batch):
+    from lemmata.train import config as configs
+    from lemmata.train.optimizer import make_optimizer
+
+    config = configs.defaults().optimizer
+    config.name, config.learning_rate, config.clip_norm = "sgd", 1.0, 0.01
+    state, metrics = run(batch, StepOptions(), make_optimizer(config, 10))
+    assert metrics["grad_norm"] > 0.01  # before clipping
+    np.testing.assert_allclose(np.linalg.norm(state.params["w"]), 0.01, rtol=1e-5)
