@@ -1,0 +1,154 @@
+"""The picture of a comparison: one metric of every arm, with its interval over seeds and what the claim came to.
+
+Figures are made without pyplot, so that plotting works without a display and leaves no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from .experiments.base import Metric
+from .statistics import ArmResult, Verdict, mean_interval, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, told apart by readers with any colour vision; yellow, too light on white, is left out.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY = "#5f5f5f"
+
+
+def new_figure(width: float = 7.0, height: float = 4.2, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `panels` plots side by side that share their y axis; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        ax.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure to a file; the ending of its name is the format."""
+    figure.savefig(path, dpi=160)
+
+
+def arm_colors(arms: Mapping[str, object]) -> dict[str, str]:
+    """One color an arm, by their order; they repeat after seven."""
+    return {arm: COLORS[i % len(COLORS)] for i, arm in enumerate(arms)}
+
+
+def axis_label(name: str, metrics: Mapping[str, Metric]) -> str:
+    """`label [unit]`; a metric without an entry goes by its own name."""
+    metric = metrics.get(name, Metric(name))
+    return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
+
+
+def claim_text(claim: ConfigDict, result: Verdict, unit: str = "") -> str:
+    """The verdict in one line."""
+    first, second = (claim.better, claim.than) if claim.direction == "higher" else (claim.than, claim.better)
+    text = f"{result.outcome}: {first} − {second} = {result.difference:.3g}{' ' + unit if unit else ''}"
+    if np.isfinite(result.low):
+        text += f", 95 % interval [{result.low:.3g}, {result.high:.3g}]"
+    text += f", {result.seeds} seed{'s' if result.seeds > 1 else ''}"
+    return f"{text} ({result.note})" if result.note else text
+
+
+def write_claim(
+    figure: Figure, config: ConfigDict, results: Mapping[str, ArmResult], metrics: Mapping[str, Metric]
+) -> None:
+    """Put the claim's verdict below the figure, in small type."""
+    claim = config.claim
+    for name in (claim.better, claim.than):
+        if name not in results or claim.metric not in results[name].metrics:
+            return  # a part of the comparison has no verdict
+    better, than = (results[name].metrics[claim.metric] for name in (claim.better, claim.than))
+    metric = metrics.get(claim.metric, Metric(claim.metric))
+    text = claim_text(claim, verdict(better, than, direction=claim.direction), metric.unit)
+    figure.supxlabel(f"{metric.label}: {text}", fontsize=8, color=GREY, x=0.01, ha="left")
+
+
+def draw_references(ax: Axes, references: Mapping[str, float]) -> None:
+    """Dashed horizontal lines, each named at the right end; names of lines that are close are moved apart."""
+    if not references:
+        return
+    for value in references.values():
+        ax.axhline(value, color=GREY, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1)
+    low, high = ax.get_ylim()
+    gap = 0.055 * (high - low)  # the height of a line of type
+    place = -np.inf
+    for label, value in sorted(references.items(), key=lambda item: item[1]):
+        place = max(value, place + gap)
+        text = f"{label}: {value:.3g}"
+        ax.annotate(
+            text, (1.0, value), (1.03, place), xycoords=ax.get_yaxis_transform(), textcoords=ax.get_yaxis_transform(),
+            fontsize=8, color=GREY, va="center", arrowprops=dict(arrowstyle="-", color=GREY, linewidth=0.6),
+        )  # fmt: skip
+
+
+def comparison_figure(
+    config: ConfigDict,
+    results: Mapping[str, ArmResult],
+    metrics: Mapping[str, Metric],
+    references: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    """The claim's metric of every arm: over training where all arms have its history, else as a dot and its interval.
+
+    Args:
+        config: with `claim` (metric, better, than, direction).
+        results: arm -> what it gave.
+        metrics: metric -> label and unit.
+        references: metric -> label -> value, drawn as horizontal dashed lines.
+
+    Raises:
+        ValueError: an arm does not have the claim's metric, or there are no arms.
+    """
+    name = config.claim.metric
+    if not results:
+        raise ValueError("results must hold at least one arm, got none.")
+    for arm, result in results.items():
+        if name not in result.metrics:
+            raise ValueError(f"claim.metric is {name!r}, which arm {arm!r} lacks; it has {sorted(result.metrics)}.")
+
+    figure, (ax,) = new_figure()
+    trained = all(name in r.history and len(r.history[name][0]) > 1 for r in results.values())
+    (_draw_curves if trained else _draw_dots)(ax, name, results)
+    ax.set_ylabel(axis_label(name, metrics))
+    draw_references(ax, references.get(name, {}))
+    ax.legend(frameon=False, fontsize=9)
+    title = metrics.get(name, Metric(name)).label
+    ax.set_title(f"{title}: {' against '.join(results)}", loc="left", fontsize=11)
+    write_claim(figure, config, results, metrics)
+    return figure
+
+
+def _draw_curves(ax: Axes, name: str, results: Mapping[str, ArmResult]) -> None:
+    for arm, color in arm_colors(results).items():
+        steps, values = results[arm].history[name]
+        mean, low, high = mean_interval(values)
+        ax.plot(steps, mean, color=color, linewidth=1.8, label=arm)
+        ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.set_xlabel("training step")
+    ax.margins(x=0.01)
+
+
+def _draw_dots(ax: Axes, name: str, results: Mapping[str, ArmResult]) -> None:
+    for place, (arm, color) in enumerate(arm_colors(results).items()):
+        values = results[arm].metrics[name]
+        mean, low, high = mean_interval(values)
+        ax.errorbar(
+            place, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=4, markersize=7, label=arm
+        )
+        ax.plot(np.full(len(values), place + 0.12), values, ".", color=color, alpha=0.5, markersize=5)  # the seeds
+    ax.set_xticks(range(len(results)), list(results))
+    ax.set_xlim(-0.6, len(results) - 0.4)
+    ax.set_xlabel("arm")
