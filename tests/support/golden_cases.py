@@ -1,0 +1,173 @@
+"""Reads `tests/goldens/*/cases.json`: what to call, with which inputs, and what has to come out.
+
+A string in `args`, or under `outputs`, names an array of `arrays.npz`; lists and objects nest. `kwargs` are plain JSON,
+or `{"array": name}` for an array, at any depth. A parameter that is annotated with a NamedTuple or a dataclass (also
+inside a list, a tuple, a dict or an Optional) is given as an object of its fields, and built here.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parents[1] / "goldens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One call with its reference output."""
+
+    method: str
+    index: int
+    call: str  # "methods.<kind>.<name>:<function>", without the package
+    args: list
+    kwargs: dict
+    outputs: typing.Any
+    rtol: float
+    atol: float
+    note: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.call.removeprefix('methods.')}-{self.index}"
+
+    @property
+    def function(self) -> Callable:
+        module, name = self.call.split(":")
+        return getattr(importlib.import_module(f"lemmata.{module}"), name)
+
+    def inputs(self) -> tuple[tuple, dict]:
+        """Arguments as the function takes them: jax arrays, states, and plain values."""
+        return bind(self.function, self.args, self.kwargs, arrays_of(self.method))
+
+    def expected(self):
+        """The reference output, a tree of NumPy arrays."""
+        return resolve(self.outputs, arrays_of(self.method))
+
+
+@functools.cache
+def all_cases() -> tuple[Case, ...]:
+    """Every case of every method, in the order of the files."""
+    found = []
+    for path in sorted(FOLDER.glob("*/cases.json")):
+        record = json.loads(path.read_text())
+        fields = [field.name for field in dataclasses.fields(Case) if field.name not in ("method", "index")]
+        for index, case in enumerate(record["cases"]):
+            found.append(Case(record["method"], index, **{name: case[name] for name in fields}))
+    return tuple(found)
+
+
+def first_cases() -> list[Case]:
+    """The first case of each function."""
+    by_call: dict[str, Case] = {}
+    for case in all_cases():
+        by_call.setdefault(case.call, case)
+    return list(by_call.values())
+
+
+@functools.cache
+def arrays_of(method: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / method / "arrays.npz") as archive:
+        return dict(archive)
+
+
+def resolve(spec, arrays: Mapping[str, np.ndarray]):
+    """`spec` with every string replaced by the array of that name."""
+    if isinstance(spec, str):
+        return arrays[spec]
+    if isinstance(spec, dict):
+        return {name: resolve(value, arrays) for name, value in spec.items()}
+    if isinstance(spec, list):
+        return [resolve(value, arrays) for value in spec]
+    return spec
+
+
+def bind(function: Callable, args: list, kwargs: dict, arrays: Mapping[str, np.ndarray]) -> tuple[tuple, dict]:
+    """The arguments of one call: arrays put in, states built from the annotations of `function`."""
+    hints = typing.get_type_hints(function)
+    positional = list(inspect.signature(function).parameters)
+    to_jax = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf)
+    bound_args = tuple(
+        build(hints.get(name), to_jax(resolve(spec, arrays)))
+        for name, spec in zip(positional, args, strict=False)  # a function may have more parameters than the case
+    )
+    bound_kwargs = {name: build(hints.get(name), to_jax(_resolve_kwarg(spec, arrays))) for name, spec in kwargs.items()}
+    return bound_args, bound_kwargs
+
+
+def _resolve_kwarg(spec, arrays):
+    if isinstance(spec, dict):
+        if set(spec) == {"array"}:
+            return arrays[spec["array"]]
+        return {name: _resolve_kwarg(value, arrays) for name, value in spec.items()}
+    if isinstance(spec, list):
+        return [_resolve_kwarg(value, arrays) for value in spec]
+    return spec
+
+
+def build(annotation, value):
+    """`value` with each dict that stands for a state turned into the class which `annotation` names there."""
+    origin, parameters = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        candidates = [build(parameter, value) for parameter in parameters if parameter is not type(None)]
+        return next((built for built in candidates if built is not value), value)
+    if isinstance(value, dict):
+        if is_state(annotation):
+            hints = typing.get_type_hints(annotation)
+            return annotation(**{name: build(hints[name], field) for name, field in value.items()})
+        if len(parameters) == 2:  # dict[str, State], Mapping[str, State]
+            return {name: build(parameters[1], item) for name, item in value.items()}
+    if isinstance(value, list) and parameters:
+        if origin is tuple:  # tuple[State, ...] and tuple[A, B]
+            each = parameters[:1] * len(value) if parameters[-1] is Ellipsis else parameters
+            return tuple(build(parameter, item) for parameter, item in zip(each, value, strict=True))
+        return [build(parameters[0], item) for item in value]
+    return value
+
+
+def is_state(annotation) -> bool:
+    """Whether an annotation is a NamedTuple or a dataclass."""
+    if not inspect.isclass(annotation):
+        return False
+    return dataclasses.is_dataclass(annotation) or (issubclass(annotation, tuple) and hasattr(annotation, "_fields"))
+
+
+def assert_matches(actual, expected, *, rtol: float, atol: float, where: str = "output"):
+    """Compare an output with its reference: same structure and shapes, floats within tolerance, the rest exactly.
+
+    An object in the reference lists the fields to compare, whether `actual` is a mapping or has attributes.
+    """
+    if isinstance(expected, dict):
+        for name, part in expected.items():
+            value = actual[name] if isinstance(actual, Mapping) else getattr(actual, name)
+            assert_matches(value, part, rtol=rtol, atol=atol, where=f"{where}.{name}")
+    elif isinstance(expected, list | tuple):
+        assert isinstance(actual, list | tuple), f"{where}: expected {len(expected)} parts, got {type(actual).__name__}"
+        assert len(actual) == len(expected), f"{where}: expected {len(expected)} parts, got {len(actual)}"
+        for index, (value, part) in enumerate(zip(actual, expected, strict=True)):
+            assert_matches(value, part, rtol=rtol, atol=atol, where=f"{where}[{index}]")
+    elif expected is None:
+        assert actual is None, f"{where}: expected None, got {actual!r}"
+    else:
+        _assert_array_matches(np.asarray(actual), np.asarray(expected), rtol, atol, where)
+
+
+def _assert_array_matches(actual, expected, rtol, atol, where):
+    assert actual.shape == expected.shape, f"{where}: expected shape {expected.shape}, got {actual.shape}"
+    if np.issubdtype(expected.dtype, np.inexact):
+        assert jnp.issubdtype(actual.dtype, jnp.inexact), f"{where}: expected a float, got {actual.dtype}"
+        wide = np.complex128 if np.iscomplexobj(expected) else np.float64
+        np.testing.assert_allclose(actual.astype(wide), expected.astype(wide), rtol=rtol, atol=atol, err_msg=where)
+    else:
+        same_kind = (actual.dtype == bool) == (expected.dtype == bool) and not jnp.issubdtype(actual.dtype, jnp.inexact)
+        assert same_kind, f"{where}: expected {expected.dtype}, got {actual.dtype}"
+        np.testing.assert_array_equal(actual, expected, err_msg=where)
