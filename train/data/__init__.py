@@ -11,7 +11,7 @@ TensorFlow is never imported, and TFDS, Grain and scikit-learn only when a funct
     python -m lemmata.train.data --all                        writes the bundled sets ahead and lists them
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ class Info(NamedTuple):
 
     Attributes:
         splits: name -> number of examples (documents, for text).
-        features: name -> (shape of an example, dtype) as `load` or `documents` gives them; None is any length.
+        features: name ("a/b" where nested) -> (shape of an example, dtype); None is any length, and text is uint8.
         num_classes: of the feature "label"; None where there is none.
         description: what it is and how it is split.
     """
@@ -56,15 +56,9 @@ def info(name: str) -> Info:
         ValueError: unknown or unprepared name.
     """
     described = store.builder(name).info
-    features = {}
-    for key, feature in described.features.items():
-        shape, dtype = feature.shape, feature.np_dtype
-        if _is_text(feature):
-            shape, dtype = (None,), np.uint8
-        features[key] = (shape, arrays.narrow(np.empty(0, dtype)).dtype)
     return Info(
         splits={split: found.num_examples for split, found in described.splits.items()},
-        features=features,
+        features=dict(_specs(described.features.shape, described.features.np_dtype)),
         num_classes=getattr(dict(described.features).get("label"), "num_classes", None),
         description=described.description,
     )
@@ -78,7 +72,9 @@ def load(name: str, split: str) -> dict[str, np.ndarray]:
         split: "train" or "test", or what else the set has; a part of one as TFDS writes it, "train[:100]".
 
     Returns:
-        Feature -> `[n, ...]`, in the order on disk; 64-bit values narrowed to 32-bit, so labels are int32.
+        Feature -> `[n, ...]`, nested where the set's features are; in the order on disk; 64-bit values narrowed to
+        32-bit, so labels are int32. The bundled sets have "label" int32 `[n]` (diabetes: "target" float32 `[n]`) and
+        "image" float32 `[n, 8, 8, 1]` in [0, 1] (digits) or "features" float32 `[n, d]`, standardised.
 
     Raises:
         ValueError: unknown name or split; a feature without a fixed shape; a NaN; a label that is no class.
@@ -174,5 +170,13 @@ def stream(
     )
 
 
-def _is_text(feature: Any) -> bool:
-    return feature.shape == () and feature.np_dtype == np.object_  # TFDS hands out a string as bytes of any length
+def _specs(shapes: dict[str, Any], dtypes: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple]]:
+    """The (shape, dtype) of every feature of TFDS's two trees, by its name."""
+    for key, shape in shapes.items():
+        dtype = dtypes[key]
+        if isinstance(shape, dict):
+            yield from _specs(shape, dtype, f"{prefix}{key}/")
+        elif np.dtype(dtype) == np.object_:  # TFDS's type of a string, which it hands out as bytes
+            yield prefix + key, ((*shape, None), np.dtype(np.uint8))
+        else:
+            yield prefix + key, (shape, arrays.narrow(np.empty(0, dtype)).dtype)

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import io
 import os
+import pkgutil
 import shutil
 import sys
 import tempfile
@@ -33,22 +34,17 @@ def builder(name: str) -> Any:
             the data folder or in TFDS's own (`$TFDS_DATA_DIR`, `~/tensorflow_datasets`).
 
     Raises:
-        ValueError: unknown name (suggests the nearest), or a TFDS set that is not prepared (names the command).
+        ValueError: nothing of that name is on disk; suggests the nearest name and the command that prepares it.
     """
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import constants, read_only_builder
+    from tensorflow_datasets.core import read_only_builder
 
     if name in NAMES:
         return tfds.builder_from_directory(prepare(name))
-    folders = [root(), Path(constants.DATA_DIR).expanduser()]
-    for folder in folders:
+    for folder in _folders():
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return read_only_builder.builder_from_files(name, data_dir=folder)
-    _require_known(name)
-    raise ValueError(
-        f"data set {name!r} is one of TFDS's and has not been prepared in {' or '.join(map(str, folders))}. Where "
-        f"there is a network, `python -m lemmata.train.data {name}` prepares it; LEMMATA_DATA names the folder used."
-    )
+    raise ValueError(_missing(name))
 
 
 def source(name: str, split: str) -> Sequence[dict[str, Any]]:
@@ -82,17 +78,15 @@ def prepare(name: str) -> Path:
         name: a bundled set, which takes seconds and no network, or a TFDS name, which TFDS downloads.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name; TFDS lacks a package to write the set (some need TensorFlow for that).
         OSError: the data folder cannot be written.
     """
-    final = root() / (bundled.location(name) if name in NAMES else name)
-    if name in NAMES and final.is_dir():
-        return final
     if name not in NAMES:
-        _require_known(name)
-    with _lock(f"lemmata_{name}" if name in NAMES else name) as scratch:
-        if name not in NAMES:
-            return _download(name)
+        return _download(name)
+    final = root() / bundled.location(name)
+    if final.is_dir():
+        return final
+    with _scratch(name) as scratch:
         if not final.is_dir():  # another process may have written it while this one waited
             from . import builders
 
@@ -107,21 +101,28 @@ def prepare(name: str) -> Path:
 def _download(name: str) -> Path:
     import tensorflow_datasets as tfds
 
-    known = tfds.builder(name, data_dir=root(), file_format="array_record")
-    known.download_and_prepare()
+    try:
+        known = tfds.builder(name, data_dir=root(), file_format="array_record")
+        known.download_and_prepare()  # into a folder that TFDS renames at the end, too
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(_missing(name)) from error
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"writing data set {name!r} needs the package {error.name!r}, which TFDS does not bring along; install it "
+            "here, where the data is prepared. Reading the data does not need it."
+        ) from error
     return Path(known.data_dir)
 
 
 @contextlib.contextmanager
-def _lock(name: str) -> Iterator[Path]:
-    """Hold the set's lock, with an empty scratch folder on the disk of the data folder.
+def _scratch(name: str) -> Iterator[Path]:
+    """An empty folder on the disk of the data folder, while holding the lock on the bundled set.
 
-    The system drops the lock of a process that dies. What that process had written is the scratch of the next one,
-    which empties it.
+    The system drops the lock of a process that dies; what it had written is removed by the next writer.
     """
     import fcntl  # not on Windows, where reading prepared data still works
 
-    stem = "." + name.replace("/", "_")
+    stem = f".lemmata_{name}"
     try:
         root().mkdir(parents=True, exist_ok=True)
         handle = open(root() / f"{stem}.lock", "w")  # noqa: SIM115
@@ -152,13 +153,22 @@ def _quiet() -> Iterator[None]:
         tqdm_utils.display_progress_bar(active)
 
 
-def _require_known(name: str) -> None:
-    import tensorflow_datasets as tfds
+def _folders() -> list[Path]:
+    from tensorflow_datasets.core import constants
+
+    return [root(), Path(constants.DATA_DIR).expanduser()]
+
+
+def _missing(name: str) -> str:
+    """The message for a name under which nothing is found: it may be misspelt, or not prepared yet."""
+    import tensorflow_datasets.datasets as packages
 
     stem = name.split("/")[0].split(":")[0]
-    known = tfds.list_builders(with_community_datasets=False)
-    if stem in known:
-        return
-    near = difflib.get_close_matches(stem, [*NAMES, *known], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"unknown data set {name!r}{hint} Bundled: {', '.join(NAMES)}; others are by their TFDS name.")
+    known = [*NAMES, *(module.name for module in pkgutil.iter_modules(packages.__path__))]
+    near = difflib.get_close_matches(stem, known, n=1, cutoff=0.75)
+    hint = f" Did you mean {near[0]!r}?" if near and near[0] != stem else ""
+    return (
+        f"data set {name!r} is not bundled ({', '.join(NAMES)}) and has not been prepared in "
+        f"{' or '.join(map(str, _folders()))}.{hint} If TFDS has it, `python -m lemmata.train.data {name}` prepares it "
+        "where there is a network; LEMMATA_DATA names the folder used."
+    )

@@ -87,7 +87,8 @@ class Stream:
         dataset = grain.MapDataset.source(rows).shuffle(seed=order).repeat()
         if transform is not None:
             dataset = dataset.map(transform)
-        dataset = dataset.batch(batch_size // process_count)[process_index::process_count]
+        # The order is endless, so no remainder is dropped; were one kept, Grain's length would overflow for parts of 1.
+        dataset = dataset.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
         self._batches: Any = dataset.map_with_index(_checked)
         options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
         self._iterator = iter(self._batches.to_iter_dataset(options))
