@@ -53,6 +53,13 @@ def axis_label(name: str, metrics: Mapping[str, Metric]) -> str:
     return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
 
 
+def title(what: str, config: ConfigDict, results: Mapping[str, ArmResult]) -> str:
+    """`What: arm against arm, arm`; the arm that is claimed to be better comes first."""
+    first, *others = sorted(results, key=lambda arm: arm != config.claim.better)
+    text = f"{what[:1].upper()}{what[1:]}: {first}"
+    return f"{text} against {', '.join(others)}" if others else text
+
+
 def claim_text(claim: ConfigDict, result: Verdict, unit: str = "") -> str:
     """The verdict in one line."""
     first, second = (claim.better, claim.than) if claim.direction == "higher" else (claim.than, claim.better)
@@ -124,9 +131,9 @@ def comparison_figure(
     (_draw_curves if trained else _draw_dots)(ax, name, results)
     ax.set_ylabel(axis_label(name, metrics))
     draw_references(ax, references.get(name, {}))
-    ax.legend(frameon=False, fontsize=9)
-    title = metrics.get(name, Metric(name)).label
-    ax.set_title(f"{title}: {' against '.join(results)}", loc="left", fontsize=11)
+    if trained:  # otherwise the ticks name the arms
+        ax.legend(frameon=False, fontsize=9)
+    ax.set_title(title(metrics.get(name, Metric(name)).label, config, results), loc="left", fontsize=11)
     write_claim(figure, config, results, metrics)
     return figure
 

@@ -1,7 +1,7 @@
 """What the seeds say: intervals over them, and whether a claim held.
 
-Every interval is Student's t over seeds; a claim is judged on the paired difference of its two arms, seed by seed, since
-arms of one seed share their data and initial draws.
+Every interval is Student's t over seeds; a claim is judged on the paired difference of its two arms, seed by seed,
+since arms of one seed share their data and initial draws.
 """
 
 from typing import Literal, NamedTuple
@@ -69,8 +69,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, n
 def verdict(better: ArrayLike, than: ArrayLike, *, direction: str, level: float = 0.95) -> Verdict:
     """Judge the claim that one arm beats another.
 
-    The interval is that of the paired difference over seeds, signed so that positive is the claim's way: all of it above
-    zero is "reproduced", none of it is "not reproduced", else "inconclusive".
+    The interval is that of the paired difference over seeds, signed so that positive is the claim's way: all of it
+    above zero is "reproduced", none of it is "not reproduced", else "inconclusive".
 
     Args:
         better: `[seeds]`, the metric of the arm that is claimed to be better.

@@ -3,11 +3,13 @@
 An experiment is a module of this folder with
 
 - `defaults() -> ConfigDict`: its `data`, `model` and `method` sections with every key that a config may set;
-- `METRICS: dict[str, Metric]`: the held-out metrics that it returns, with labels and units for tables and plots;
+- `METRICS: dict[str, Metric]`, or a function of the config that returns one: the held-out metrics that it returns,
+  with labels and units for tables and plots;
 - either `build(config) -> Task`, trained by gradient, or `compute(config, *, key) -> dict[str, Array]`, which is
-  jitted and vmapped over seeds by the engine;
+  jitted and vmapped over seeds by the engine; or both, and `trains(config) -> bool`, which says whether it is `build`;
 - if it has them, `references(config) -> dict[str, dict[str, float]]` (metric -> label -> value: known constants, drawn
-  as horizontal lines) and `figure(config, results, axes)`, which replaces the standard plot.
+  as horizontal lines) and `figure(config, results) -> matplotlib.figure.Figure`, which replaces the standard plot
+  (`results`: arm -> `ArmResult`).
 
 `config.method` holds the arm's overrides; see `lemmata.train.config.resolve_arm`.
 """
