@@ -87,7 +87,7 @@ def product_logsumexp(queries: jax.Array, keys: jax.Array, *, block_size: int | 
         block_size = num_keys if num_keys <= _ONE_BLOCK else _BLOCK
     checks.in_interval("block_size", block_size, 1, jnp.inf)
     num_blocks = -(-num_keys // block_size)
-    return _logsumexp(queries, keys, num_blocks)
+    return _compiled(queries, keys, num_blocks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -122,6 +122,7 @@ def _logsumexp_backward(num_blocks, residuals, cotangent):
 
 
 _logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
+_compiled = jax.jit(_logsumexp, static_argnums=2)  # or each call outside a jit would compile its loop again
 
 
 def _split(keys, num_blocks):

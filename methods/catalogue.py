@@ -1,0 +1,87 @@
+"""Every method of the library: one record each, and nothing that imports JAX.
+
+`python -m lemmata.methods` prints the records as a table; `methods/README.md` is the same table, written by
+`python -m lemmata.methods --markdown`. To add a method, add its record to `METHODS`.
+"""
+
+import ast
+import pathlib
+from typing import NamedTuple
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+class Method(NamedTuple):
+    """One paper, one module.
+
+    Attributes:
+        name: of the module, of its goldens and of its config.
+        kind: its folder under `methods/`, such as "bounds" or "losses/contrastive".
+        functions: the public functions (and Flax modules), in the order of the module.
+        title: of the paper.
+        source: "arXiv:<id>" where there is one, else the venue.
+        year: of publication.
+    """
+
+    name: str
+    kind: str
+    functions: tuple[str, ...]
+    title: str
+    source: str
+    year: int
+
+    @property
+    def module(self) -> str:
+        """Dotted name to import, "lemmata.methods.bounds.demi"."""
+        return ".".join(["lemmata.methods", *self.kind.split("/"), self.name])
+
+    @property
+    def config(self) -> str:
+        """Path from the repository root, "configs/bounds/demi.py"."""
+        return f"configs/{self.kind}/{self.name}.py"
+
+    @property
+    def url(self) -> str | None:
+        """Where to read the paper, if it is on arXiv."""
+        if not self.source.startswith("arXiv:"):
+            return None
+        return f"https://arxiv.org/abs/{self.source.removeprefix('arXiv:')}"
+
+    @property
+    def docstring(self) -> str:
+        """Of the module, read from its source: importing all methods would take a while."""
+        source = (_FOLDER / self.kind / f"{self.name}.py").read_text(encoding="utf-8")
+        return ast.get_docstring(ast.parse(source)) or ""
+
+    @property
+    def summary(self) -> str:
+        """First sentence of the docstring."""
+        return self.docstring.partition("\n")[0]
+
+    @property
+    def departures(self) -> str | None:
+        """What the docstring says on where the released program and the paper differ, on one line; None if nothing."""
+        for paragraph in self.docstring.split("\n\n"):
+            if paragraph.startswith("Departures:"):
+                return " ".join(paragraph.removeprefix("Departures:").split())
+        return None
+
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        name="demi",
+        kind="bounds",
+        functions=(
+            "info_nce_bound",
+            "conditional_info_nce_bound",
+            "importance_sampled_bound",
+            "boosted_critic_bound",
+            "demi_bound",
+            "gaussian_subview_critics",
+            "sample_gaussian_subviews",
+        ),
+        title="Decomposed Mutual Information Estimation for Contrastive Representation Learning",
+        source="arXiv:2106.13401",
+        year=2021,
+    ),
+)

@@ -1,0 +1,132 @@
+"""The catalogue, the modules, their docstrings, the README, the goldens and the configs say the same."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import lemmata
+import pytest
+from golden_cases import all_cases, is_state
+from lemmata.methods import __main__ as command
+from lemmata.methods.catalogue import METHODS, Method
+
+ROOT = pathlib.Path(lemmata.__file__).parent
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+HEAVY = ("flax", "optax", "chex", "orbax", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats")
+
+
+def public_names(module):
+    """Functions and classes that the source defines, in its order, but for states, which functions take and give."""
+    defined = [node for node in ast.parse(inspect.getsource(module)).body if hasattr(node, "name")]
+    public = [node.name for node in defined if not node.name.startswith("_")]
+    return [name for name in public if not is_state(getattr(module, name))]
+
+
+def test_modules_configs_and_goldens_have_a_record_and_back():
+    recorded = {(method.kind, method.name) for method in METHODS}
+    assert len(recorded) == len(METHODS)
+    for folder in ("methods", "configs"):
+        found = {
+            (path.parent.relative_to(ROOT / folder).as_posix(), path.stem)
+            for path in (ROOT / folder).rglob("*.py")
+            if path.parent != ROOT / folder and path.name != "__init__.py"
+        }
+        if folder == "configs":  # a config may also be there for the engine's own sake
+            assert found >= recorded
+        else:
+            assert found == recorded
+    assert {case.method for case in all_cases()} == {name for _, name in recorded}
+
+
+@each_method
+def test_functions_are_those_of_the_module(method):
+    assert public_names(importlib.import_module(method.module)) == list(method.functions)
+
+
+@each_method
+def test_goldens_call_functions_of_the_record(method):
+    calls = {case.call for case in all_cases() if case.method == method.name}
+    prefix = method.module.removeprefix("lemmata.")
+    assert calls <= {f"{prefix}:{name}" for name in method.functions}
+
+
+@each_method
+def test_docstring_names_the_paper_and_each_function_documents_itself(method):
+    assert method.source in method.docstring
+    assert str(method.year) in method.docstring
+    module = importlib.import_module(method.module)
+    for name in method.functions:
+        text = inspect.getdoc(getattr(module, name)) or ""
+        for section in ("Args:", "Returns:", "Example:"):
+            assert section in text, f"{name}: no {section}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [*(method.module for method in METHODS), *(f"lemmata.core.{path.stem}" for path in ROOT.glob("core/*.py"))],
+)
+def test_examples_in_docstrings_hold(module):
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testmod(
+        importlib.import_module(module), extraglobs={"jax": jax, "jnp": jnp}, optionflags=flags, verbose=False
+    )
+    assert result.failed == 0
+
+
+def test_readme_is_what_the_command_writes():
+    assert command.README.read_text() == command.markdown(METHODS), "run python -m lemmata.methods --markdown"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for method in METHODS:
+        assert (ROOT / method.config).is_file()
+        assert (ROOT / "methods" / method.kind / f"{method.name}.py").is_file()
+
+
+def test_command_lists_every_method_without_jax():
+    program = (
+        "import sys; from lemmata.methods.__main__ import main; main([]); main(['--departures']);"
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for method in METHODS:
+        assert method.name in done.stdout
+        assert method.functions[-1] in done.stdout
+
+
+class Departing(Method):
+    docstring = "Name: what it does.\n\nAuthors.\n\nDepartures: the program drops a factor;\nhere it stays.\n\nMore."
+
+
+def test_departures_are_gathered_from_docstrings():
+    method = Departing("name", "losses/contrastive", ("a_loss",), "Title", "ICML", 2020)
+    assert method.departures == "the program drops a factor; here it stays."
+    assert "losses/contrastive/name (ICML)\n  the program drops" in command.departures([method])
+    assert "[" not in command.markdown([method]).split("Title, ")[1].split(",")[0]  # no link where no arXiv id
+    assert "No method departs" in command.departures([])
+
+
+@each_method
+def test_import_adds_nothing_heavy_to_jax(method):
+    """At most 0.2 s beyond `import jax`, in the best of five fresh processes: a busy machine shall not decide."""
+    program = (
+        "import sys, time, jax; start = time.perf_counter();"
+        f"import {method.module}; print(time.perf_counter() - start);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    best = float("inf")
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        seconds, heavy = done.stdout.splitlines()
+        assert heavy == "[]"
+        best = min(best, float(seconds))
+        if best <= 0.2:
+            break
+    assert best <= 0.2
