@@ -147,6 +147,35 @@ class Checkpoints:
         )
 
 
+def load(folder: str | Path, step: int | None = None) -> dict[str, Any]:
+    """A checkpoint as nested dicts of NumPy arrays, whatever mesh wrote it: to look at, or to start something else from.
+
+    Args:
+        folder: an arm's `checkpoints` folder.
+        step: default: the newest.
+
+    Raises:
+        ValueError: no checkpoint there, or none of that step.
+
+    Example:
+        >>> load("runs/quickstart/demi/checkpoints")["params"]["psi"]  # doctest: +SKIP
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    if not steps or (step is not None and step not in steps):
+        raise ValueError(f"step: no checkpoint of step {step} in {folder}; it has {steps}.")
+    path = folder / str(steps[-1] if step is None else step) / "state"
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
+            dict(checkpointer.metadata(path).item_metadata),
+        )
+        return jax.tree.map(np.asarray, checkpointer.restore(path, target))
+
+
 def checksums(tree: Any) -> dict[str, int]:
     """A sum of each leaf's bits, weighted by position, modulo 2^32: exact, so the same however the leaf is sharded."""
     sums = jax.device_get(_checksums(_with_key_data(tree)))
