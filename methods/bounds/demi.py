@@ -58,7 +58,7 @@ def info_nce_bound(pos: jax.Array, neg: jax.Array) -> jax.Array:
     """
     _check_rows(pos, neg)
     result, wide = numerics.float_dtypes(pos, neg)
-    return jnp.mean(_log_posterior_ratio(pos.astype(wide), neg.astype(wide))).astype(result)
+    return _mean_log_ratio(_margins(pos, neg, wide)).astype(result)
 
 
 def conditional_info_nce_bound(pos: jax.Array, neg: jax.Array, *, proposal_kl: ArrayLike = 0.0) -> jax.Array:
@@ -85,7 +85,7 @@ def conditional_info_nce_bound(pos: jax.Array, neg: jax.Array, *, proposal_kl: A
     if jnp.ndim(proposal_kl) > 0:
         checks.shapes(("pos", pos, "n"), ("proposal_kl", proposal_kl, "n"))
     result, wide = numerics.float_dtypes(pos, neg, proposal_kl)
-    bound = jnp.mean(_log_posterior_ratio(pos.astype(wide), neg.astype(wide)))
+    bound = _mean_log_ratio(_margins(pos, neg, wide))
     return (bound - jnp.mean(jnp.asarray(proposal_kl, wide))).astype(result)
 
 
@@ -116,8 +116,7 @@ def importance_sampled_bound(pos: jax.Array, neg: jax.Array, log_weights: jax.Ar
     result, wide = numerics.float_dtypes(pos, neg, log_weights)
     log_w = numerics.log_normalize(jax.lax.stop_gradient(log_weights.astype(wide)))
     log_m = jnp.log(jnp.asarray(max(neg.shape[1], 1), wide))
-    weighted = neg.astype(wide) + (log_w + log_m)
-    return jnp.mean(_log_posterior_ratio(pos.astype(wide), weighted)).astype(result)
+    return _mean_log_ratio(_margins(pos, neg, wide) + (log_w + log_m)).astype(result)
 
 
 def boosted_critic_bound(pos: jax.Array, neg: jax.Array, base_pos: jax.Array, base_neg: jax.Array) -> jax.Array:
@@ -145,8 +144,8 @@ def boosted_critic_bound(pos: jax.Array, neg: jax.Array, base_pos: jax.Array, ba
     _check_rows(pos, neg)
     checks.shapes(("pos", pos, "n"), ("neg", neg, "n m"), ("base_pos", base_pos, "n"), ("base_neg", base_neg, "n m"))
     result, wide = numerics.float_dtypes(pos, neg, base_pos, base_neg)
-    base_pos, base_neg = jax.lax.stop_gradient((base_pos.astype(wide), base_neg.astype(wide)))
-    return jnp.mean(_log_posterior_ratio(base_pos + pos.astype(wide), base_neg + neg.astype(wide))).astype(result)
+    base = jax.lax.stop_gradient(_margins(base_pos, base_neg, wide))
+    return _mean_log_ratio(base + _margins(pos, neg, wide)).astype(result)
 
 
 def demi_bound(
@@ -278,12 +277,16 @@ def sample_gaussian_subviews(
     return y, x_sub, x_full
 
 
-def _log_posterior_ratio(pos, neg):
-    """`[n]`: log of the posterior of the positive over its prior 1/K; what every bound is the mean of."""
-    highest = jnp.maximum(pos, jnp.max(neg, axis=-1, initial=-jnp.inf))
-    shift = jax.lax.stop_gradient(highest)  # pos is finite, so a row whose negatives are all masked is safe too
-    total = jnp.exp(pos - shift) + jnp.sum(jnp.exp(neg - shift[:, None]), axis=-1)
-    return (pos - shift) - jnp.log(total / (neg.shape[1] + 1))  # the mean of equal scores is 1: exactly 0
+def _margins(pos, neg, dtype):
+    """`[n, m]`: how far each negative scores above its positive; all that a bound depends on."""
+    return neg.astype(dtype) - pos.astype(dtype)[:, None]
+
+
+def _mean_log_ratio(margins):
+    """Mean of log( K exp pos / (exp pos + sum_k exp neg_k) ), the posterior of the positive over its prior 1/K."""
+    highest = jax.lax.stop_gradient(jnp.max(margins, axis=-1, initial=0.0))
+    total = jnp.exp(-highest) + jnp.sum(jnp.exp(margins - highest[:, None]), axis=-1)
+    return jnp.mean(-highest - jnp.log(total / (margins.shape[1] + 1)))  # equal scores: the log of exactly 1
 
 
 def _noise_precisions(total, sub, dim):
