@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from .batch import split_batch
 from .remat import rematerialized
 
 KERNEL = (3, 3)
@@ -50,7 +51,7 @@ class ConvNet(nn.Module):
         multiply = convolve_patches if self.convolution == "patches" else None
 
         def stage(module, convolution, normalization, x):
-            x = module.activation(normalization(convolution(x)))
+            x = module.activation(normalization(split_batch(convolution(x))))
             return nn.avg_pool(x, (2, 2), (2, 2)) if min(x.shape[1:3]) > 1 else x
 
         stage = rematerialized(stage, self.remat)

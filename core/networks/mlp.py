@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from .batch import split_batch
 from .remat import rematerialized
 
 
@@ -36,7 +37,7 @@ class MLP(nn.Module):
             raise ValueError(f"features must be one or more widths of at least 1, got {tuple(self.features)}.")
         layers = [nn.Dense(width, dtype=self.dtype, name=f"layer_{i}") for i, width in enumerate(self.features)]
 
-        hidden = rematerialized(lambda module, layer, x: module.activation(layer(x)), self.remat)
+        hidden = rematerialized(lambda module, layer, x: module.activation(split_batch(layer(x))), self.remat)
         for layer in layers[:-1]:
             x = hidden(self, layer, x)
         return layers[-1](x)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from .batch import split_batch
 from .remat import rematerialized
 
 ATTENTION = ("causal", "prefix", "full")
@@ -97,11 +98,11 @@ class Block(nn.Module):
         if self.rotary:
             query, key = rotate(query), rotate(key)
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
-        x = x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y)
+        x = split_batch(x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y))
 
         y = norm(name="mlp_norm")(x)
         y = nn.gelu(dense(self.mlp_dim, name="mlp_in")(y))
-        return x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y), None
+        return split_batch(x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y)), None
 
 
 class Transformer(nn.Module):
@@ -172,7 +173,7 @@ class Transformer(nn.Module):
         """
         x = self.hidden(tokens, prefix=prefix, where=where)
         weights = self.embedding.embedding.T if self.tie_embeddings else self.head
-        return jnp.matmul(x, weights.astype(x.dtype), preferred_element_type=jnp.float32)
+        return split_batch(jnp.matmul(x, weights.astype(x.dtype), preferred_element_type=jnp.float32))
 
     def hidden(
         self, tokens: jax.Array, *, prefix: jax.Array | None = None, where: jax.Array | None = None
@@ -188,7 +189,7 @@ class Transformer(nn.Module):
         x = x * jnp.asarray(self.model_dim**0.5, x.dtype)
         if self.positions == "learned":
             x = x + self.position_embedding[:length].astype(x.dtype)
-        x, _ = self.blocks(x, mask)
+        x, _ = self.blocks(split_batch(x), mask)
         return self.final_norm(x)
 
     def _check(self) -> None:
