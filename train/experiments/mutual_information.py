@@ -127,16 +127,16 @@ def closed_form_estimates(
     view_key, negative_key = jax.random.split(key)
     strengths = [dict(total_mi=mi, subview_mi=subview_share * mi) for mi in total_mi]
     views = [demi.sample_gaussian_subviews(key=view_key, n=rows, dim=dim, **strength) for strength in strengths]
-    shape = (max(candidates) - 1, dim)
+    shape = (2 if estimator == "demi" else 1, max(candidates) - 1, dim)
 
     def negatives_of_row(row):
-        marginal_key, conditional_key = jax.random.split(row[0])
-        marginal, noise = jax.random.normal(marginal_key, shape), jax.random.normal(conditional_key, shape)
+        key, views = row
+        noise = jax.random.normal(key, shape)
         scores = []
-        for (_, x_sub, x_full), strength in zip(row[1], strengths, strict=True):
-            psi, phi = demi.gaussian_subview_critics(marginal, x_sub, x_full, **strength)
+        for (_, x_sub, x_full), strength in zip(views, strengths, strict=True):
+            psi, phi = demi.gaussian_subview_critics(noise[0], x_sub, x_full, **strength)  # p(y) is N(0, 1)
             if estimator == "demi":
-                y = draw_given_subview(noise, x_sub, subview_mi=strength["subview_mi"])
+                y = draw_given_subview(noise[1], x_sub, subview_mi=strength["subview_mi"])
                 phi = demi.gaussian_subview_critics(y, x_sub, x_full, **strength)[1]
             scores.append((psi, phi))
         return scores
