@@ -90,7 +90,8 @@ def shapes(*specs: tuple[str, ArrayLike, str]) -> dict[str, int]:
         if len(trailing) != len(names):
             raise ValueError(f"{expected}, {got}")
         for axis, size in zip(names, trailing, strict=True):
+            source = first_in.setdefault(axis, name)
             if sizes.setdefault(axis, size) != size:
-                raise ValueError(f"{expected} with {axis} = {sizes[axis]} as in {first_in[axis]}, {got}")
-            first_in.setdefault(axis, name)
+                elsewhere = "" if source == name else f" as in {source}"
+                raise ValueError(f"{expected} with {axis} = {sizes[axis]}{elsewhere}, {got}")
     return sizes

@@ -56,6 +56,8 @@ def info_nce_loss(
     if min(sizes.values()) < 1:
         raise ValueError(f"queries must have at least one row and one column, got shape {list(queries.shape)}.")
     checks.in_interval("temperature", temperature, 0.0, jnp.inf, closed="neither")
+    if block_size is not None:
+        checks.in_interval("block_size", block_size, 1, jnp.inf)
     result, wide = numerics.float_dtypes(queries, keys)
     if sizes["n"] == 1:
         return jnp.zeros(1, result)  # not the rounding left between two ways of taking one product
