@@ -87,7 +87,8 @@ def load(path: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise ValueError(f"config: {file} has no get_config().")
     config = module.get_config(argument) if argument else module.get_config()
-    config.name = str(Path(name).with_suffix("")).replace("\\", "/").split("configs/")[-1]
+    below = Path(name).with_suffix("").as_posix().rpartition("configs/")
+    config.name = below[2] if below[1] else file.stem
     return complete(config)
 
 
