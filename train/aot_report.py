@@ -131,8 +131,10 @@ def topology_devices(spec: str) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server which TPU this machine is
     from jax.experimental import topologies
 
+    # A v4 chip's two cores are one device with one memory, as where JAX runs on it; the other chips default to that.
+    cores = {"chip_config_name": "megacore"} if spec.startswith("v4:") else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=spec).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=spec, **cores).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"topology {spec!r} is none that libtpu knows: {error}") from error
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
 from lemmata.core.networks.transformer import Transformer, attention_mask, rotate
 
 VOCAB, LENGTH = 50, 12
