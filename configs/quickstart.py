@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(dict(dim=20, total_mi=(10.0,), subview_share=0.5))
     config.model = ConfigDict(dict(critic="learned", hidden=(128, 128), embedding=32))
     config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-3, schedule="cosine"))
-    config.train = ConfigDict(dict(steps=1000, batch_size=128, eval_every=100, eval_batches=16))
+    config.train = ConfigDict(dict(steps=1000, batch_size=128, eval_every=200, eval_batches=16))
 
     config.arms = ConfigDict(dict(
         demi=dict(estimator="demi", conditional="importance"),
