@@ -36,15 +36,21 @@ def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
     resolved.train.batch_size = math.ceil(asked / rows) * rows
     resolved.train.eval_batch_size = 0
     program = Program(experiment.module.build(resolved), resolved, mesh, check_size=False)
-    compiled = (
-        jax.jit(program.step, out_shardings=(program.state_sharding, sharding.replicated(mesh)), donate_argnums=0)
-        .lower(program.abstract_state, program.abstract_batch())
-        .compile()
+    step = jax.jit(
+        program.on_mesh(program.step), out_shardings=(program.state_sharding, sharding.replicated(mesh)), donate_argnums=0
     )
+    lowered = step.lower(program.abstract_state, program.abstract_batch())
     rounded = "" if resolved.train.batch_size == asked else f" (train.batch_size = {asked}, rounded up to divide)"
     head = (
         f"{config.name}, arm {arm}: one step of {resolved.train.batch_size} examples{rounded}, "
         f"mesh {dict(mesh.shape)}, strategy {resolved.mesh.strategy}"
     )
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        refusal = aot_report.does_not_fit(error)
+        if refusal is None:
+            raise
+        return f"{head}\n{refusal}"
     chip = topology.split(":")[0]
     return head + "\n" + aot_report.render(aot_report.report(compiled, chip=chip, num_chips=len(devices)))

@@ -92,6 +92,16 @@ class Program:
             example = None if isinstance(source, Sampler) else multihost_utils.broadcast_one_to_all(source.example)
         return jax.jit(start, out_shardings=self.state_sharding)(self._keys(seeds), example)
 
+    def on_mesh(self, function: Callable) -> Callable:
+        """The function traced with the mesh as its ambient one, by which networks keep activations split over `data`."""
+
+        @functools.wraps(function)
+        def traced(*arguments: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*arguments)
+
+        return traced
+
     def _keys(self, seeds: Any) -> jax.Array:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         return keys if self.seeds is not None else keys[0]
@@ -137,7 +147,7 @@ class Program:
         where = sharding.batch_sharding(self.mesh)
         whole = sharding.replicated(self.mesh)
         return jax.jit(
-            self._over_seeds(chunk, (0, None, None)),
+            self.on_mesh(self._over_seeds(chunk, (0, None, None))),
             out_shardings=(self.state_sharding, whole),
             donate_argnums=0,
         )
@@ -176,7 +186,7 @@ class Program:
             sums = jax.lax.map(one, jnp.arange(count))
             return {name: jnp.sum(total) / jnp.sum(weight) for name, (total, weight) in sums.items()}
 
-        return jax.jit(self._over_seeds(means, (0, None)), out_shardings=sharding.replicated(self.mesh))
+        return jax.jit(self.on_mesh(self._over_seeds(means, (0, None))), out_shardings=sharding.replicated(self.mesh))
 
 
 def _sum_and_count(value: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
