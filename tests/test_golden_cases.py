@@ -28,6 +28,10 @@ def method(params: dict, state: Memory, layers: list[Layer], rest: tuple, last=N
     raise NotImplementedError  # only its annotations are read
 
 
+def starred(*layers: Layer):
+    raise NotImplementedError
+
+
 def test_arrays_nest_and_states_are_built_from_annotations():
     args, _ = bind(
         method,
@@ -70,6 +74,11 @@ def test_keywords_are_plain_unless_they_say_array():
     assert isinstance(kwargs["where"], jax.Array)
     assert kwargs["many"][1].dtype == jnp.int32
     assert isinstance(kwargs["key"], Layer)
+
+
+def test_starred_parameter_takes_all_that_is_left():
+    args, _ = bind(starred, [{"left": "a0", "right": "a1"}] * 3, {}, ARRAYS)
+    assert [type(layer) for layer in args] == [Layer, Layer, Layer]
 
 
 def test_unknown_array_is_an_error():

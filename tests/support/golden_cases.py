@@ -94,11 +94,11 @@ def resolve(spec, arrays: Mapping[str, np.ndarray]):
 def bind(function: Callable, args: list, kwargs: dict, arrays: Mapping[str, np.ndarray]) -> tuple[tuple, dict]:
     """The arguments of one call: arrays put in, states built from the annotations of `function`."""
     hints = typing.get_type_hints(function)
-    positional = list(inspect.signature(function).parameters)
+    names = list(inspect.signature(function).parameters)
+    names += names[-1:] * (len(args) - len(names))  # f(*layers) takes any number under its last name
     to_jax = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf)
     bound_args = tuple(
-        build(hints.get(name), to_jax(resolve(spec, arrays)))
-        for name, spec in zip(positional, args, strict=False)  # a function may have more parameters than the case
+        build(hints.get(name), to_jax(resolve(spec, arrays))) for name, spec in zip(names, args, strict=False)
     )
     bound_kwargs = {name: build(hints.get(name), to_jax(_resolve_kwarg(spec, arrays))) for name, spec in kwargs.items()}
     return bound_args, bound_kwargs
