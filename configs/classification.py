@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.vmap_seeds = True
 
     config.data = ConfigDict(dict(name="digits"))
-    config.model = ConfigDict(dict(name="convnet", features=(32, 64), convolution="patches"))
+    config.model = ConfigDict(dict(name="convnet", features=(32, 64), pool="flatten", convolution="patches"))
     config.optimizer = ConfigDict(dict(
         name="adamw", learning_rate=3e-3, weight_decay=1e-4, schedule="cosine", warmup_steps=20,
     ))  # fmt: skip

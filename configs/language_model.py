@@ -15,9 +15,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(dict(name="python_docs", window=64))
     config.model = ConfigDict(dict(num_layers=2, num_heads=4, model_dim=64, mlp_dim=256))
     config.optimizer = ConfigDict(dict(
-        name="adamw", learning_rate=5e-3, weight_decay=0.01, schedule="cosine", warmup_steps=30, clip_norm=1.0,
+        name="adamw", learning_rate=1e-2, weight_decay=0.01, schedule="cosine", warmup_steps=30, clip_norm=1.0,
     ))  # fmt: skip
-    config.train = ConfigDict(dict(steps=400, batch_size=32, log_every=50, eval_every=100))
+    config.train = ConfigDict(dict(steps=300, batch_size=32, log_every=50, eval_every=100))
     config.mesh = ConfigDict(dict(data=-1, model=1, strategy="replicate"))
 
     config.arms = ConfigDict(dict(

@@ -10,9 +10,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import lemmata
 import pytest
 from golden_cases import all_cases, is_state
+
+import lemmata
 from lemmata.methods import __main__ as command
 from lemmata.methods.catalogue import METHODS, Method
 

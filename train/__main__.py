@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import config_flags
 
 from . import config as configs
+from .types import ConfigDict
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("arm", None, "Train this arm alone, resumable, at any scale; default: compare all arms.")
@@ -50,8 +52,8 @@ def main(config: ConfigDict) -> None:
 
 def verdict_lines(outcome) -> list[str]:
     """The claim, its verdict, and where everything is."""
-    from .plots import claim_text
     from .experiments import get
+    from .plots import claim_text
 
     lines, claim = [], outcome.config.claim
     if outcome.verdict is not None:
@@ -95,7 +97,7 @@ def run(argv: Sequence[str]) -> None:
     """Parse, check and run; a mistake in the input ends in one clear line and status 2."""
     try:
         config, rest = parse_config(argv)
-        holder = config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=list(rest))
+        holder = config_flags.DEFINE_config_dict("config", cast(Any, config), lock_config=True, sys_argv=list(rest))
         rest = FLAGS(rest)
         if len(rest) > 1:
             raise ValueError(f"arguments: unexpected {' '.join(rest[1:])}; flags begin with --.")

@@ -3,12 +3,12 @@
 import math
 
 import jax
-from ml_collections import ConfigDict
 
 from . import aot_report, sharding
 from .config import resolve_arm
 from .experiments import get
 from .program import Program
+from .types import ConfigDict
 
 
 def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
@@ -24,7 +24,7 @@ def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
     Raises:
         ValueError: a topology that does not exist, no libtpu, no such arm, an arm that does not train.
     """
-    arm = arm or config.claim.better or next(iter(config.arms))
+    arm = str(arm or config.claim.better or next(iter(config.arms)))
     resolved = resolve_arm(config, arm)
     experiment = get(config.experiment)
     if not experiment.trains(resolved):
@@ -37,7 +37,9 @@ def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
     resolved.train.eval_batch_size = 0
     program = Program(experiment.module.build(resolved), resolved, mesh, check_size=False)
     step = jax.jit(
-        program.on_mesh(program.step), out_shardings=(program.state_sharding, sharding.replicated(mesh)), donate_argnums=0
+        program.on_mesh(program.step),
+        out_shardings=(program.state_sharding, sharding.replicated(mesh)),
+        donate_argnums=0,
     )
     lowered = step.lower(program.abstract_state, program.abstract_batch())
     rounded = "" if resolved.train.batch_size == asked else f" (train.batch_size = {asked}, rounded up to divide)"

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ..core import trees
 from .state import TrainState
+from .types import ConfigDict
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Checkpoints:
 
 
 def load(folder: str | Path, step: int | None = None) -> dict[str, Any]:
-    """A checkpoint as nested dicts of NumPy arrays, whatever mesh wrote it: to look at, or to start something else from.
+    """A checkpoint as nested dicts of NumPy arrays, whatever mesh wrote it: to look at, or to start from elsewhere.
 
     Args:
         folder: an arm's `checkpoints` folder.

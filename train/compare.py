@@ -9,13 +9,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from . import plots
 from .config import complete, digest, flatten, resolve_arm
 from .experiments import Experiment, get
 from .loop import fit
 from .statistics import ArmResult, Verdict, mean_interval, verdict
+from .types import ConfigDict
 from .workdir import open_workdir, write_json
 
 
@@ -101,9 +101,7 @@ def run_arm(
         return result
 
 
-def _run(
-    experiment: Experiment, config: ConfigDict, arm: str, folder: Path | None, progress: bool | None
-) -> ArmResult:
+def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | None, progress: bool | None) -> ArmResult:
     start = time.perf_counter()
     groups = [tuple(config.seeds)] if config.vmap_seeds else [(seed,) for seed in config.seeds]
     parts = []
@@ -200,7 +198,7 @@ def _number(value):
 
 
 def _write(path: Path, config: str, result: ArmResult) -> None:
-    def numbers(array: np.ndarray) -> list:
+    def numbers(array: np.ndarray) -> list | float | None:
         return [numbers(x) for x in array] if array.ndim else _number(array)
 
     write_json(

@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from . import experiments
+from .types import ConfigDict
 
 FREE_FORM = ("arms", "optimizer.options")  # their keys are the user's own
 
@@ -81,7 +80,8 @@ def load(path: str) -> ConfigDict:
         known = sorted(str(p.relative_to(package)) for p in package.glob("configs/**/*.py") if p.name != "__init__.py")
         raise ValueError(f"config: no file {name!r}.{nearest(name, known)} lemmata has {', '.join(known)}.")
     spec = importlib.util.spec_from_file_location(f"lemmata_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # a path that ends in .py always has them
+    assert spec is not None  # a file that ends in .py always has one
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -225,7 +225,9 @@ def _check_values(config: ConfigDict) -> None:
     if not 0 <= train.ema < 1:
         raise ValueError(f"train.ema must be in [0, 1), got {train.ema}.")
     if train.batch_size % train.accumulate:
-        raise ValueError(f"train.accumulate = {train.accumulate} does not divide train.batch_size = {train.batch_size}.")
+        raise ValueError(
+            f"train.accumulate = {train.accumulate} does not divide train.batch_size = {train.batch_size}."
+        )
     if not config.seeds or any(not isinstance(s, int) or isinstance(s, bool) for s in config.seeds):
         raise ValueError(f"seeds must be a non-empty tuple of ints, got {config.seeds!r}.")
     if len(set(config.seeds)) < len(config.seeds):

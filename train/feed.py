@@ -15,8 +15,8 @@ from .program import Program
 def inputs(program: Program, step: int, length: int) -> Any:
     """Inputs of the `length` steps from `step` on.
 
-    Arrays: where in the endless sequence of epochs they start; the rows are drawn on the device. A sampler: nothing, the
-    step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded over `data`.
+    Arrays: where in the endless sequence of epochs they start; the rows are drawn on the device. A sampler: nothing,
+    the step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded over `data`.
     """
     source = program.task.train
     if isinstance(source, Arrays):

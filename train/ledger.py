@@ -72,8 +72,10 @@ def markdown(entries: Sequence[dict]) -> str:
     rows = []
     for e in entries:
         difference, low, high = e["interval"]
-        ours = f"{e['metric']}: {e['better']:.4g} against {e['than']}; better by {difference:.3g} [{low:.3g}, {high:.3g}]"
-        cells = (f"{e['config']}: {e['method']}", e["paper"], ours, e["verdict"], f"{e['seconds']:.0f}", f"`{e['command']}`")
+        ours = f"{e['metric']}: {e['better']:.4g} against {e['than']}"
+        ours += f"; better by {difference:.3g} [{low:.3g}, {high:.3g}]"
+        name, command = f"{e['config']}: {e['method']}", f"`{e['command']}`"
+        cells = (name, e["paper"], ours, e["verdict"], f"{e['seconds']:.0f}", command)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return HEAD + "".join(rows)
 

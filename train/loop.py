@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from . import feed
 from .checkpoint import Checkpoints
@@ -19,6 +18,7 @@ from .metrics import History, MetricsLog
 from .program import Program
 from .sharding import make_mesh
 from .state import TrainState
+from .types import ConfigDict
 
 
 class Preempted(SystemExit):
@@ -49,9 +49,9 @@ def fit(
 ) -> FitResult:
     """Train `config.train.steps` steps from each seed.
 
-    Several seeds run as one vmapped program. With a workdir, metrics and checkpoints go there and a run that was cut off
-    is continued from its newest whole checkpoint, to the same bits as if it had never stopped: dispatches begin and end
-    at steps that the config alone decides, and everything random is a function of seed and step.
+    Several seeds run as one vmapped program. With a workdir, metrics and checkpoints go there and a run that was cut
+    off is continued from its newest whole checkpoint, to the same bits as if it had never stopped: dispatches begin and
+    end at steps that the config alone decides, and everything random is a function of seed and step.
 
     Args:
         task: objective and data.

@@ -1,9 +1,11 @@
 """The optax chain that `config.optimizer` names."""
 
 import importlib
+from typing import cast
 
 import optax
-from ml_collections import ConfigDict
+
+from .types import ConfigDict
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -55,8 +57,8 @@ def _call(name: str, arguments: dict) -> optax.GradientTransformation:
     else:
         function = getattr(optax, name, None)
     if not callable(function):
-        raise ValueError(f"optimizer.name and optimizer.transforms name functions of optax or module:function, got {name!r}.")
+        raise ValueError(f"optimizer: {name!r} is no function of optax; give one, or module:function.")
     try:
-        return function(**arguments)
+        return cast(optax.GradientTransformation, function(**arguments))
     except TypeError as error:
         raise ValueError(f"{name} does not take these arguments of the optimizer section: {error}.") from error

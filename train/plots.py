@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from .experiments.base import Metric
 from .statistics import ArmResult, Verdict, mean_interval, verdict
+from .types import ConfigDict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

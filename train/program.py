@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from . import sharding
 from .data.sources import Arrays, Sampler
@@ -17,6 +16,7 @@ from .experiments.base import Task
 from .optimizer import make_optimizer
 from .state import TrainState, eval_params, init_state
 from .step import StepOptions, make_step
+from .types import ConfigDict
 
 # Streams of randomness that are not the step's own: folded into the state's key, at indices that no step reaches.
 ORDER, EVALUATION = 2**32 - 1, 2**32 - 2
@@ -50,7 +50,9 @@ class Program:
         sharding.check_batch("train.batch_size", self.batch_size // train.accumulate, mesh)
         sharding.check_batch("train.eval_batch_size", self.eval_batch_size, mesh)
         if check_size and isinstance(task.train, Arrays) and task.train.size < self.batch_size:
-            raise ValueError(f"train.batch_size = {self.batch_size} is larger than the data, {task.train.size} examples.")
+            raise ValueError(
+                f"train.batch_size = {self.batch_size} is larger than the data, {task.train.size} examples."
+            )
         optimizer = make_optimizer(config.optimizer, train.steps)
         options = StepOptions(train.accumulate, train.compute_dtype, train.ema, train.skip_nonfinite)
         self.step = make_step(task.objective, optimizer, options)
@@ -93,7 +95,7 @@ class Program:
         return jax.jit(start, out_shardings=self.state_sharding)(self._keys(seeds), example)
 
     def on_mesh(self, function: Callable) -> Callable:
-        """The function traced with the mesh as its ambient one, by which networks keep activations split over `data`."""
+        """The function traced with the mesh as its ambient one: networks then keep activations split over `data`."""
 
         @functools.wraps(function)
         def traced(*arguments: Any) -> Any:
@@ -126,7 +128,7 @@ class Program:
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, sharding.replicated(self.mesh))
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  a program lives as long as its run
+    @functools.cache  # noqa: B019  a program lives as long as its run
     def advance(self, length: int) -> Callable:
         """`(state, data, inputs) -> (state, metrics)`: `length` steps in one dispatch, the state donated.
 
@@ -139,7 +141,8 @@ class Program:
                 return self.step(state, batch)
 
             if isinstance(self.task.train, Arrays):
-                inputs = _shuffled(jax.random.fold_in(state.key, ORDER), self.task.train.size, inputs, self.batch_size, length)
+                order_key, size = jax.random.fold_in(state.key, ORDER), self.task.train.size
+                inputs = _shuffled(order_key, size, inputs, self.batch_size, length)
             state, metrics = jax.lax.scan(one, state, inputs, length=length)
             metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
             return state, metrics | {"skipped": state.skipped}
@@ -164,8 +167,7 @@ class Program:
     def evaluate(self) -> Callable:
         """`(state, data) -> metrics`: means over the test split, or over `eval_batches` batches that never change."""
         source, size = self.task.test, self.eval_batch_size
-        finite = isinstance(source, Arrays)
-        count = math.ceil(source.size / size) if finite else self.eval_batches
+        count = self.eval_batches if isinstance(source, Sampler) else math.ceil(source.size / size)
         where = sharding.batch_sharding(self.mesh)
 
         def means(state: TrainState, data: Any) -> Any:
@@ -173,12 +175,12 @@ class Program:
 
             def one(index: jax.Array) -> Any:
                 batch_key, metric_key = jax.random.split(jax.random.fold_in(key, index))
-                if finite:
-                    rows = index * size + jnp.arange(size)
-                    batch = jax.tree.map(lambda x: x[rows % source.size], data)
-                    real = rows < source.size  # the last batch wraps round; its repeats do not count
-                else:
+                if isinstance(source, Sampler):
                     batch, real = source.sample(batch_key, size), jnp.ones(size, bool)
+                else:
+                    rows, examples = index * size + jnp.arange(size), source.size
+                    batch = jax.tree.map(lambda x: x[rows % examples], data)
+                    real = rows < examples  # the last batch wraps round; its repeats do not count
                 batch = jax.lax.with_sharding_constraint(batch, where)
                 metrics = self.task.objective.evaluate(params, state.variables, batch, metric_key)
                 return {name: _sum_and_count(value, real) for name, value in metrics.items()}

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from ..core import trees
+from .types import ConfigDict
 
 AXES = ("data", "model")
 STRATEGIES = ("replicate", "fsdp")

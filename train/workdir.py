@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from .config import flatten
+from .types import ConfigDict
 
 
 @contextlib.contextmanager

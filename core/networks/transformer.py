@@ -141,12 +141,13 @@ class Transformer(nn.Module):
     def setup(self):
         """Checks the attributes and declares the layers."""
         self._check()
-        # Scaled by sqrt(model_dim) on the way in, so that the residual stream starts with unit variance.
+        # Tokens and learned positions start alike, and both are scaled by sqrt(model_dim) on the way in, so that the
+        # residual stream starts at order one.
         init = nn.initializers.normal(self.model_dim**-0.5)
         self.embedding = nn.Embed(self.vocab_size, self.model_dim, dtype=self.dtype, embedding_init=init)
         if self.positions == "learned":
             shape = (self.max_length, self.model_dim)
-            self.position_embedding = self.param("position_embedding", nn.initializers.normal(0.02), shape)
+            self.position_embedding = self.param("position_embedding", init, shape)
         scanned = nn.scan(
             rematerialized(Block, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
@@ -186,9 +187,9 @@ class Transformer(nn.Module):
         length = tokens.shape[1]
         mask = attention_mask(self.attention, length, prefix=prefix, where=where)
         x = self.embedding(tokens)
-        x = x * jnp.asarray(self.model_dim**0.5, x.dtype)
         if self.positions == "learned":
             x = x + self.position_embedding[:length].astype(x.dtype)
+        x = x * jnp.asarray(self.model_dim**0.5, x.dtype)
         x, _ = self.blocks(split_batch(x), mask)
         return self.final_norm(x)
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from lemmata.core.contrastive import info_nce_loss
 from lemmata.core.distances import l2_normalize
 

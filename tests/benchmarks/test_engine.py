@@ -12,11 +12,12 @@ import time
 import jax
 import optax
 import pytest
+from ml_collections import ConfigDict
+
 from lemmata.train import config as configs
 from lemmata.train import experiments, feed, sharding
 from lemmata.train.optimizer import make_optimizer
 from lemmata.train.program import Program
-from ml_collections import ConfigDict
 
 LENGTH = 50
 ROUNDS = 15
@@ -103,7 +104,9 @@ def test_start_up(benchmark):
 
     jax_alone = statistics.median(seconds("import jax") for _ in range(5))
     method = statistics.median(seconds("import lemmata.methods.bounds.demi") for _ in range(5))
-    command = statistics.median(seconds("import sys; sys.argv = ['x']; import lemmata.train.__main__") for _ in range(5))
+    command = statistics.median(
+        seconds("import sys; sys.argv = ['x']; import lemmata.train.__main__") for _ in range(5)
+    )
     print(f"\nstart-up: import jax {jax_alone:.2f} s, a method {method:.2f} s, the command {command:.2f} s")
     print(f"method / jax = {method / jax_alone:.3f}")
     benchmark.pedantic(lambda: method, rounds=1)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from scipy import special
+
 from lemmata.core.contrastive import info_nce_loss, product_logsumexp
 from lemmata.core.distances import l2_normalize
-from scipy import special
 
 
 def rows(n, d=8, seed=0):

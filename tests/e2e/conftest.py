@@ -51,6 +51,7 @@ def config_file(folder: Path, source: str = "arrays") -> str:
 def final_state(folder: Path) -> Sequence:
     """Every array of the newest checkpoint, in order, and the metrics without their wall times."""
     import jax
+
     from lemmata.train import checkpoint
     from lemmata.train.metrics import read_rows
 

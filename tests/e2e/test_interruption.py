@@ -58,7 +58,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_zero(command, tmp_path):
     process = command.start(*arguments)
     wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text(), process)
     process.terminate()
-    out, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     steps = [int(path.name) for path in (folder / "checkpoints").iterdir()]
     assert len(steps) == 1

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from lemmata.train import config as configs
 from lemmata.train.data.sources import Arrays
 from lemmata.train.experiments.base import Objective, Task

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
 from lemmata.train import aot_report
 
 LAYERS, WIDTH, ROWS = 6, 64, 32

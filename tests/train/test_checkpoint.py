@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from lemmata.train import checkpoint, loop, sharding
 from lemmata.train.program import Program
 
@@ -54,7 +55,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(task, c
 def test_all_damaged_is_an_error_that_says_so(task, config, tmp_path):
     loop.fit(task, config, (0,), workdir=tmp_path)
     damage(tmp_path / "checkpoints", 24, "emptied")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be restored"):
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be restored"):
         loop.fit(task, config, (0,), workdir=tmp_path)
     assert (tmp_path / "checkpoints" / "24").exists()  # nothing is thrown away
 
@@ -73,7 +74,9 @@ def test_a_checkpoint_of_another_mesh_restores(task, config, tmp_path, monkeypat
     np.testing.assert_array_equal(restored.state.params["kernel"], state.params["kernel"])
     keys = [np.asarray(jax.random.key_data(s.key)) for s in (restored.state, state)]
     np.testing.assert_array_equal(*keys)
-    jax.tree.map(lambda leaf, where: leaf.sharding == where or pytest.fail(str(leaf)), restored.state, program.state_sharding)
+    jax.tree.map(
+        lambda leaf, where: leaf.sharding == where or pytest.fail(str(leaf)), restored.state, program.state_sharding
+    )
 
 
 def test_checksums_find_any_change_and_not_the_sharding():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from lemmata.configs.bounds import demi
 from lemmata.train import compare as comparing
 from lemmata.train import ledger
@@ -93,7 +94,9 @@ def test_every_claim_of_the_package_is_in_the_ledger():
 def test_a_config_without_a_claim_is_refused(tmp_path):
     file = tmp_path / "silent.py"
     file.write_text(
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict(dict(experiment='classification'))\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict(dict(experiment='classification'))\n"
     )
     with pytest.raises(ValueError, match="no claim"):
         ledger.entry(str(file), tmp_path)

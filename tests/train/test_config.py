@@ -1,8 +1,9 @@
 """Configs: defaults, checks, arms."""
 
 import pytest
-from lemmata.train import config as configs
 from ml_collections import ConfigDict
+
+from lemmata.train import config as configs
 
 
 def mutual_information(**sections):
@@ -47,17 +48,19 @@ def test_bad_input_names_the_key_and_the_nearest(sections, match):
 
 
 def test_unknown_experiment_and_arm_and_file_name_the_nearest():
-    with pytest.raises(ValueError, match="mutual_infomation.*mutual_information"):
+    with pytest.raises(ValueError, match=r"mutual_infomation.*mutual_information"):
         configs.complete(ConfigDict({"experiment": "mutual_infomation"}))
     config = configs.complete(mutual_information(arms=dict(demi={}, info_nce={})))
-    with pytest.raises(ValueError, match="info_nc'.*info_nce"):
+    with pytest.raises(ValueError, match=r"info_nc'.*info_nce"):
         configs.resolve_arm(config, "info_nc")
     with pytest.raises(ValueError, match=r"quickstrat.py.*configs/quickstart.py"):
         configs.load("configs/quickstrat.py")
 
 
 def test_an_arm_overrides_the_method_and_sections_it_names():
-    config = configs.complete(mutual_information(arms=dict(a=dict(estimator="demi_is", optimizer=dict(name="sgd")), b={})))
+    config = configs.complete(
+        mutual_information(arms=dict(a=dict(estimator="demi_is", optimizer=dict(name="sgd")), b={}))
+    )
     a, b = configs.resolve_arm(config, "a"), configs.resolve_arm(config, "b")
     assert (a.method.estimator, a.optimizer.name) == ("demi_is", "sgd")
     assert (b.method.estimator, b.optimizer.name) == ("demi", "adam")

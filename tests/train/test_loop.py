@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from lemmata.train import loop, program
 from lemmata.train.data.sources import Sampler
 from lemmata.train.data.stream import Stream
@@ -15,7 +16,10 @@ from lemmata.train.data.stream import Stream
 
 def same(a, b):
     """Bit for bit, keys included."""
-    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    def data(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(data(x), data(y)), a, b)
 
 
@@ -42,7 +46,10 @@ def test_training_reaches_the_solution(task, config):
 
 def test_every_epoch_visits_every_example_once():
     size, batch, length = 23, 5, 46  # ten epochs, none of which starts with a batch
-    start = lambda step: (jnp.int32(step * batch // size), jnp.int32(step * batch % size))
+
+    def start(step):
+        return jnp.int32(step * batch // size), jnp.int32(step * batch % size)
+
     rows = program._shuffled(jax.random.key(0), size, start(0), batch, length).reshape(10, size)
     for epoch in rows:
         assert sorted(np.asarray(epoch)) == list(range(size))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from lemmata.train import config as configs
 from lemmata.train.optimizer import make_optimizer, make_schedule
 

@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
+from ml_collections import ConfigDict
+
 from lemmata.train import plots
 from lemmata.train.experiments.base import Metric
 from lemmata.train.statistics import ArmResult, verdict
-from matplotlib.text import Text
-from ml_collections import ConfigDict
 
 METRICS = {"bits": Metric("bits per byte", "bits")}
 CONFIG = ConfigDict({"claim": dict(metric="bits", better="new", than="old", direction="lower", paper="")})

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+
 from lemmata.train import sharding
 from lemmata.train.loop import fit
 
@@ -70,7 +71,9 @@ def test_eight_devices_give_the_result_of_one(task, config, monkeypatch, strateg
     one = fit(task, config, (0,))
     config.mesh.data, config.mesh.strategy = 8, strategy
     eight = fit(task, config, (0,))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.state.params, eight.state.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.state.params, eight.state.params
+    )
     np.testing.assert_allclose(one.history["train/loss"][1], eight.history["train/loss"][1], rtol=1e-5)
     spec = eight.state.params["kernel"].sharding.spec
     assert spec == (P("data", None) if strategy == "fsdp" else P())

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from lemmata.train.experiments.base import Objective
 from lemmata.train.state import init_state
 from lemmata.train.step import StepOptions, make_step
 
 
 def quadratic() -> Objective:
-    """loss = mean_i (w . x_i - y_i)^2 / 2, with a counter as variables."""
+    """Loss = mean_i (w . x_i - y_i)^2 / 2, with a counter as variables."""
 
     def loss(params, variables, batch, key):
         residual = batch["x"] @ params["w"] - batch["y"]

@@ -1,14 +1,18 @@
 """A run's folder: locked, of one config, never half written."""
 
 import pytest
+
 from lemmata.train import config as configs
 from lemmata.train.workdir import open_workdir
 
 
 def test_a_second_run_is_refused_until_the_first_is_done(tmp_path, config):
-    with open_workdir(tmp_path / "run", config):
-        with pytest.raises(ValueError, match="another run is using"), open_workdir(tmp_path / "run", config):
-            pass
+    with (
+        open_workdir(tmp_path / "run", config),
+        pytest.raises(ValueError, match="another run is using"),
+        open_workdir(tmp_path / "run", config),
+    ):
+        pass
     with open_workdir(tmp_path / "run", config):
         pass
 
@@ -19,9 +23,11 @@ def test_another_config_is_refused_with_its_keys(tmp_path, config):
     other = configs.defaults()
     other.update(config)
     other.train.steps, other.optimizer.name = 7, "sgd"
-    with pytest.raises(ValueError, match=r"optimizer.name: 'adam' there, 'sgd' now\n  train.steps: 24 there, 7 now"):
-        with open_workdir(tmp_path, other):
-            pass
+    with (
+        pytest.raises(ValueError, match=r"optimizer.name: 'adam' there, 'sgd' now\n  train.steps: 24 there, 7 now"),
+        open_workdir(tmp_path, other),
+    ):
+        pass
     with open_workdir(tmp_path, other, override=True):
         pass
     with open_workdir(tmp_path, other):  # it is the folder's config from now on

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from .base import Metric
 
@@ -18,8 +18,8 @@ class Experiment:
 
     def metrics(self, config: Any) -> dict[str, Metric]:
         """The held-out metrics that this config reports."""
-        metrics = self.module.METRICS
-        return metrics(config) if callable(metrics) else metrics
+        metrics = cast(Any, self.module.METRICS)
+        return cast(dict[str, Metric], metrics(config) if callable(metrics) else metrics)
 
     def trains(self, config: Any) -> bool:
         """Whether the engine trains this config by gradient (`build`) or just computes it (`compute`)."""

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 from ...core.networks.convnet import ConvNet
 from ...core.networks.mlp import MLP
 from .. import data
 from ..data.sources import Arrays
+from ..types import ConfigDict
 from .base import Metric, Objective, Task
 
 MODELS = ("convnet", "mlp")

@@ -5,16 +5,17 @@ split is in the training split.
 """
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 from ...core.networks.transformer import Transformer
 from .. import data
 from ..data.sources import Arrays
+from ..types import ConfigDict
 from .base import Metric, Objective, Task
 
 VOCABULARY = 256  # bytes
@@ -61,7 +62,7 @@ def make_objective(network: nn.Module) -> Objective:
         """Cross-entropy in nats and correctness of each prediction, `[batch, window]`."""
         tokens = batch["tokens"].astype(jnp.int32)
         read, predicted = tokens[:, :-1], tokens[:, 1:]
-        logits = network.apply(params, read)
+        logits = cast(jax.Array, network.apply(params, read))
         return optax.softmax_cross_entropy_with_integer_labels(logits, predicted), jnp.argmax(logits, -1) == predicted
 
     def metrics_of(nats, correct, axis):

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ...core.networks.mlp import MLP
 from ...methods.bounds import demi
 from .. import plots
 from ..data.sources import Sampler
 from ..statistics import ArmResult, mean_interval
+from ..types import ConfigDict
 from .base import Metric, Objective, Task
 
 if TYPE_CHECKING:
@@ -168,9 +168,7 @@ def compute(config: ConfigDict, *, key: jax.Array) -> dict[str, jax.Array]:
         dim=data.dim,
     )
     truth = jnp.asarray(data.total_mi)[chosen, None]
-    cells = {
-        cell_name(mi, k): table[i, j] for i, mi in enumerate(data.total_mi) for j, k in enumerate(data.candidates)
-    }
+    cells = {cell_name(mi, k): table[i, j] for i, mi in enumerate(data.total_mi) for j, k in enumerate(data.candidates)}
     return cells | {
         "error": jnp.mean(jnp.abs(table[chosen] - truth)),
         "recovered": jnp.mean(table[chosen] / truth),

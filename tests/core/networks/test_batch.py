@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
 from lemmata.core.networks.batch import split_batch
 from lemmata.core.networks.mlp import MLP
 from lemmata.core.networks.transformer import Transformer

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
 from lemmata.core.networks.convnet import ConvNet, convolve_patches
 
 X = jax.random.normal(jax.random.key(0), (8, 9, 6, 3))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from lemmata.core.networks.mlp import MLP
 
 X = jax.random.normal(jax.random.key(0), (5, 4))

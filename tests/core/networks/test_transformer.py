@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
 from lemmata.core.networks.transformer import Transformer, attention_mask, rotate
 
 VOCAB, LENGTH = 50, 12
@@ -14,11 +15,14 @@ TOKENS = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, VOCAB)
 SMALL = dict(vocab_size=VOCAB, num_layers=2, num_heads=2, model_dim=16, mlp_dim=32, max_length=LENGTH)
 
 
+def make(*, attention="causal", remat="none", **overrides):
+    network = Transformer(**{**SMALL, **overrides}, attention=attention, remat=remat)
+    return network, params_of(network.clone(attention="causal", remat="none"))  # neither touches the parameters
+
+
 @functools.cache
-def make(**overrides):
-    network = Transformer(**{**SMALL, **overrides})
-    inputs = {"prefix": jnp.full(4, 3)} if network.attention == "prefix" else {}
-    return network, jax.jit(network.init)(jax.random.key(1), TOKENS, **inputs)
+def params_of(network):
+    return jax.jit(network.init)(jax.random.key(1), TOKENS)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -102,6 +106,8 @@ def test_order_matters(positions):
 def test_remat_recomputes_and_changes_no_value(remat):
     plain, params = make()
     frugal, _ = make(remat=remat)
+    abstract = jax.eval_shape(frugal.init, jax.random.key(1), TOKENS)
+    assert jax.tree.structure(abstract) == jax.tree.structure(params)
 
     np.testing.assert_allclose(
         logits_of(plain, params, TOKENS), logits_of(frugal, params, TOKENS), rtol=1e-5, atol=1e-6
@@ -173,8 +179,9 @@ def test_sharded_over_data_and_model_gives_the_same_values():
     ],
 )
 def test_bad_attribute_is_named(bad):
+    network = Transformer(**{**SMALL, **bad})
     with pytest.raises(ValueError, match=next(iter(bad))):
-        make(**bad)
+        network.init(jax.random.key(0), TOKENS)
 
 
 @pytest.mark.parametrize(

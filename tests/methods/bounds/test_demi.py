@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lemmata.methods.bounds import demi
 from scipy import special, stats
+
+from lemmata.methods.bounds import demi
 
 SHAPES = [(1, 0), (1, 1), (3, 1), (3, 4)]  # few, since every shape compiles
 finite = st.floats(-1e4, 1e4, width=32)

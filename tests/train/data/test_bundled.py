@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+
 from lemmata.train import data
 from lemmata.train.data import bundled, store
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from lemmata.train import data
 from lemmata.train.data import __main__ as command
 from lemmata.train.data import bundled, store

@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
+
 from lemmata.train import data
 from lemmata.train.data.stream import Stream
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
+
 from lemmata.train import config as configs
 from lemmata.train import data
 from lemmata.train.experiments import classification
-from ml_collections import ConfigDict
 
 
 def make_config(**sections):

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
+
 from lemmata.train import config as configs
 from lemmata.train.data.sources import Arrays
 from lemmata.train.data.stream import Stream
 from lemmata.train.experiments import language_model
-from ml_collections import ConfigDict
 
 MODEL = dict(num_layers=1, num_heads=2, model_dim=32, mlp_dim=64)
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
+
 from lemmata.methods.bounds import demi
 from lemmata.train import config as configs
 from lemmata.train.experiments import mutual_information as mi
 from lemmata.train.statistics import ArmResult
-from ml_collections import ConfigDict
 
 
 def make_config(*, critic="closed_form", estimator="demi", conditional="importance", **data):
