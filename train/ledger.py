@@ -4,10 +4,11 @@ A config that was run before, with the same values, is read back, and one that w
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from . import config as configs
 from .compare import compare
@@ -95,20 +96,22 @@ def update(paths: Sequence[str], workdir: Path, page: Path, *, progress: bool | 
     return [entries[name] for name in sorted(entries)]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run what the command line names."""
-    paths = claims() if FLAGS.all else list(arguments[1:])
-    if not paths:
-        raise app.UsageError("name configs, or give --all.")
-    try:
-        update(paths, Path(FLAGS.workdir), Path(FLAGS.page), progress=FLAGS.progress)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-
-
-if __name__ == "__main__":
     flags.DEFINE_bool("all", False, "Every config of the package that makes a claim.")
     flags.DEFINE_string("workdir", "runs/ledger", "Folder of the comparisons and of the ledger's record.")
     flags.DEFINE_string("page", str(PACKAGE / "configs" / "README.md"), "Page to write.")
     flags.DEFINE_bool("progress", None, "Progress bars; default: on a terminal alone.")
-    app.run(main)
+    try:
+        named = FLAGS(argv)[1:]
+        paths = claims() if FLAGS.all else named
+        if not paths:
+            raise ValueError("ledger: name configs, or give --all.")
+        update(paths, Path(FLAGS.workdir), Path(FLAGS.page), progress=FLAGS.progress)
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv)
