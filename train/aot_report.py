@@ -108,7 +108,7 @@ def does_not_fit(error: Exception) -> str | None:
     found = re.search(r"memory required.*?\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", str(error))
     if found is None:
         return "does not fit: out of memory at compile time" if "CompileTimeHbmOom" in str(error) else None
-    return f"does not fit: {found[1]} of temporaries and arguments, {found[2]} of memory"
+    return f"does not fit: it needs {found[1]} of memory, and the chip has {found[2]} to give"
 
 
 # ------------------------------------------------------------------------------------------------------------ topology
