@@ -1,5 +1,6 @@
 """fit: from a task and a config to trained parameters and held-out metrics; what was cut off goes on exactly."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Sequence
@@ -68,23 +69,21 @@ def fit(
         Preempted: SIGTERM, after a checkpoint.
     """
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    program = Program(task, config, mesh, seeds=len(seeds) if len(seeds) > 1 else None)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train) if workdir else None
-    restored = checkpoints.restore(program.abstract_state) if checkpoints else None
-    step = restored.step if restored else 0
-    state = restored.state if restored else program.init(seeds)
-    feed.seek(program, restored.stream if restored else None)
-    log = MetricsLog(workdir if jax.process_index() == 0 else None, seeds, resume_step=step)
-    try:
-        with Termination() as termination:
-            run = _Run(program, config.train, state, step, log, checkpoints, termination)
-            run.to_the_end(_bar(step, config.train.steps, label, progress))
-        metrics = run.evaluate()
-        return FitResult(run.state, metrics, log.history())
-    finally:
-        log.close()
+    with contextlib.ExitStack() as stack:
+        termination = stack.enter_context(Termination())  # first: a signal that comes while it compiles counts too
+        program = Program(task, config, mesh, seeds=len(seeds) if len(seeds) > 1 else None)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.train) if workdir else None
         if checkpoints:
-            checkpoints.close()
+            stack.callback(checkpoints.close)
+        restored = checkpoints.restore(program.abstract_state) if checkpoints else None
+        step = restored.step if restored else 0
+        state = restored.state if restored else program.init(seeds)
+        feed.seek(program, restored.stream if restored else None)
+        log = MetricsLog(workdir if jax.process_index() == 0 else None, seeds, resume_step=step)
+        stack.callback(log.close)
+        run = _Run(program, config.train, state, step, log, checkpoints, termination)
+        run.to_the_end(_bar(step, config.train.steps, label, progress))
+        return FitResult(run.state, run.evaluate(), log.history())
 
 
 def next_stop(step: int, train: ConfigDict) -> int:
