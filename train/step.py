@@ -35,18 +35,21 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         (loss, (variables, metrics)), grads = gradient(state.params, state.variables, batch, key)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = trees.ema(state.ema, params, options.ema) if options.ema else state.ema
+        before = (state.params, state.opt_state, state.variables, state.ema)
 
-        carried = (params, opt_state, variables, ema)
-        skipped = state.skipped
+        def update() -> tuple:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = trees.ema(state.ema, params, options.ema) if options.ema else state.ema
+            return params, opt_state, variables, ema
+
         if options.skip_nonfinite:
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            before = (state.params, state.opt_state, state.variables, state.ema)
-            carried = jax.tree.map(lambda new, old: jnp.where(finite, new, old), carried, before)
-            skipped = skipped + jnp.where(finite, 0, 1)
-        params, opt_state, variables, ema = carried
+            # A branch, not a select of every leaf: on one run it costs nothing. Over vmapped seeds it becomes a select.
+            params, opt_state, variables, ema = jax.lax.cond(finite, update, lambda: before)
+            skipped = state.skipped + jnp.where(finite, 0, 1)
+        else:
+            (params, opt_state, variables, ema), skipped = update(), state.skipped
         state = TrainState(state.step + 1, params, opt_state, variables, state.key, ema, skipped)
         return state, {**metrics, "loss": loss, "grad_norm": grad_norm}
 
