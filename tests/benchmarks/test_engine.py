@@ -1,7 +1,8 @@
 """The engine against a bare jitted scan of the same step, in one process: `pytest tests/benchmarks -p benchmark -s`.
 
 Both run the same number of steps a dispatch on the same data in memory; the bare one is what a user writes by hand: a
-scan over rows drawn beforehand, value_and_grad, the same optax chain and metrics, donation. Each test prints the ratio of medians.
+scan over rows drawn beforehand, value_and_grad, the same optax chain and metrics, donation. Each prints a ratio of
+medians, and that of the fastest rounds, which other work on the machine disturbs least.
 """
 
 import statistics
