@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,14 +14,15 @@ from .program import Program
 def inputs(program: Program, step: int, length: int) -> Any:
     """Inputs of the `length` steps from `step` on.
 
-    Arrays: where in the endless sequence of epochs they start; the rows are drawn on the device. A sampler: nothing,
-    the step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded over `data`.
+    Arrays: the rows of each batch, `[length, batch]`, with an axis of seeds in front where there are several. A
+    sampler: nothing, the step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded
+    over `data`.
     """
     source = program.task.train
     if isinstance(source, Arrays):
-        # Python integers: step * batch_size passes 2^31 in a long run.
-        epoch, offset = divmod(step * program.batch_size, source.size)
-        return jnp.int32(epoch), jnp.int32(offset)
+        rows = program.order.rows(step * program.batch_size, length * program.batch_size)
+        rows = rows.reshape(len(program.seeds), length, program.batch_size)
+        return rows if program.vmapped else rows[0]
     if isinstance(source, Sampler):
         return None
     batches = [next(source) for _ in range(length)]

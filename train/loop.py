@@ -71,13 +71,13 @@ def fit(
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     with contextlib.ExitStack() as stack:
         termination = stack.enter_context(Termination())  # first: a signal that comes while it compiles counts too
-        program = Program(task, config, mesh, seeds=len(seeds) if len(seeds) > 1 else None)
+        program = Program(task, config, mesh, seeds=seeds)
         checkpoints = Checkpoints(workdir / "checkpoints", config.train) if workdir else None
         if checkpoints:
             stack.callback(checkpoints.close)
         restored = checkpoints.restore(program.abstract_state) if checkpoints else None
         step = restored.step if restored else 0
-        state = restored.state if restored else program.init(seeds)
+        state = restored.state if restored else program.init()
         feed.seek(program, restored.stream if restored else None)
         log = MetricsLog(workdir if jax.process_index() == 0 else None, seeds, resume_step=step)
         stack.callback(log.close)

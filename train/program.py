@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,25 +14,26 @@ from . import sharding
 from .data.sources import Arrays, Sampler
 from .experiments.base import Task
 from .optimizer import make_optimizer
+from .order import EpochOrder
 from .state import TrainState, eval_params, init_state
 from .step import StepOptions, make_step
 from .types import ConfigDict
 
 # Streams of randomness that are not the step's own: folded into the state's key, at indices that no step reaches.
-ORDER, EVALUATION = 2**32 - 1, 2**32 - 2
+SAMPLE, EVALUATION = 2**32 - 1, 2**32 - 2
 
 
 class Program:
     """The compiled parts of one arm: `init`, `advance`, `evaluate`, all of them over `seeds` in parallel if asked.
 
-    With `seeds`, every leaf of the state and every metric has a leading axis of that length, and each seed draws its
-    own batches; without, there is no such axis and nothing is vmapped.
+    With several seeds, every leaf of the state and every metric has a leading axis of their number, and each seed draws
+    its own batches; with one, there is no such axis and nothing is vmapped.
 
     Args:
         task: objective and data.
         config: an arm's, resolved.
         mesh: from `sharding.make_mesh`.
-        seeds: how many runs are vmapped; None for one run.
+        seeds: one run each.
         check_size: refuse a batch larger than the data; to compile alone, it need not be there.
 
     Raises:
@@ -40,10 +41,16 @@ class Program:
     """
 
     def __init__(
-        self, task: Task, config: ConfigDict, mesh: Mesh, *, seeds: int | None = None, check_size: bool = True
+        self,
+        task: Task,
+        config: ConfigDict,
+        mesh: Mesh,
+        *,
+        seeds: Sequence[int] = (0,),
+        check_size: bool = True,
     ):
         train = config.train
-        self.task, self.mesh, self.seeds = task, mesh, seeds
+        self.task, self.mesh, self.seeds = task, mesh, tuple(seeds)
         self.batch_size = train.batch_size
         self.eval_batch_size = train.eval_batch_size or train.batch_size
         self.eval_batches = train.eval_batches
@@ -58,9 +65,9 @@ class Program:
         self.step = make_step(task.objective, optimizer, options)
         self._init = functools.partial(init_state, task.objective, optimizer, ema=bool(train.ema))
 
-        keys = jax.eval_shape(lambda: self._keys(range(seeds or 1)))
+        keys = jax.eval_shape(self._keys)
         abstract = jax.eval_shape(self._over_seeds(self._init, (0, None)), keys, self.abstract_batch())
-        self.state_sharding = sharding.state_shardings(abstract, mesh, config.mesh, leading=0 if seeds is None else 1)
+        self.state_sharding = sharding.state_shardings(abstract, mesh, config.mesh, leading=int(self.vmapped))
         self.abstract_state = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             abstract,
@@ -79,8 +86,13 @@ class Program:
         where = sharding.batch_sharding(self.mesh)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch)
 
-    def init(self, seeds: Any) -> TrainState:
-        """A fresh state for the given seeds, laid out on the mesh. Data may shape it: it sees the first batch."""
+    @property
+    def vmapped(self) -> bool:
+        """Whether there is an axis of seeds."""
+        return len(self.seeds) > 1
+
+    def init(self) -> TrainState:
+        """A fresh state, laid out on the mesh. Data may shape it: it sees the first batch."""
         source = self.task.train
 
         def start(keys, example):
@@ -92,7 +104,7 @@ class Program:
             example = jax.tree.map(lambda x: x[: self.batch_size], source.arrays)
         else:
             example = None if isinstance(source, Sampler) else multihost_utils.broadcast_one_to_all(source.example)
-        return jax.jit(start, out_shardings=self.state_sharding)(self._keys(seeds), example)
+        return jax.jit(start, out_shardings=self.state_sharding)(self._keys(), example)
 
     def on_mesh(self, function: Callable) -> Callable:
         """The function traced with the mesh as its ambient one: networks then keep activations split over `data`."""
@@ -104,12 +116,18 @@ class Program:
 
         return traced
 
-    def _keys(self, seeds: Any) -> jax.Array:
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        return keys if self.seeds is not None else keys[0]
+    def _keys(self) -> jax.Array:
+        keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+        return keys if self.vmapped else keys[0]
 
     def _over_seeds(self, function: Callable, in_axes: Any) -> Callable:
-        return function if self.seeds is None else jax.vmap(function, in_axes=in_axes)
+        return jax.vmap(function, in_axes=in_axes) if self.vmapped else function
+
+    @functools.cached_property
+    def order(self) -> EpochOrder:
+        """Which rows of the training arrays each step takes."""
+        assert isinstance(self.task.train, Arrays)  # the other sources have no rows
+        return EpochOrder(self.seeds, self.task.train.size)
 
     @functools.cached_property
     def train_data(self) -> Any:
@@ -140,9 +158,6 @@ class Program:
                 batch = jax.lax.with_sharding_constraint(self._batch(state, data, x), where)
                 return self.step(state, batch)
 
-            if isinstance(self.task.train, Arrays):
-                order_key, size = jax.random.fold_in(state.key, ORDER), self.task.train.size
-                inputs = _shuffled(order_key, size, inputs, self.batch_size, length)
             state, metrics = jax.lax.scan(one, state, inputs, length=length)
             metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
             return state, metrics | {"skipped": state.skipped}
@@ -150,7 +165,7 @@ class Program:
         where = sharding.batch_sharding(self.mesh)
         whole = sharding.replicated(self.mesh)
         return jax.jit(
-            self.on_mesh(self._over_seeds(chunk, (0, None, None))),
+            self.on_mesh(self._over_seeds(chunk, (0, None, 0 if isinstance(self.task.train, Arrays) else None))),
             out_shardings=(self.state_sharding, whole),
             donate_argnums=0,
         )
@@ -160,7 +175,7 @@ class Program:
         if isinstance(source, Arrays):
             return jax.tree.map(lambda array: array[x], data)
         if isinstance(source, Sampler):
-            return source.sample(jax.random.fold_in(jax.random.fold_in(state.key, ORDER), state.step), self.batch_size)
+            return source.sample(jax.random.fold_in(jax.random.fold_in(state.key, SAMPLE), state.step), self.batch_size)
         return x
 
     @functools.cached_property
@@ -196,15 +211,3 @@ def _sum_and_count(value: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Ar
     if value.ndim == 0:
         return value, jnp.ones(())
     return jnp.sum(jnp.where(real, value, 0.0)), jnp.sum(real)
-
-
-def _shuffled(key: jax.Array, size: int, start: tuple[jax.Array, jax.Array], batch_size: int, length: int) -> jax.Array:
-    """Rows `[length, batch_size]` of the next steps: every epoch visits each example once, in an order of its own.
-
-    `start` is (epoch, rows of it that are used up). A batch may take the last rows of one epoch and the first of the
-    next, so no example is left out and no step is short.
-    """
-    epoch, offset = start
-    epochs = (length * batch_size + size - 1) // size + 1  # as many as the rows can touch, from any offset
-    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(key, e), size))(epoch + jnp.arange(epochs))
-    return orders.reshape(-1)[offset + jnp.arange(length * batch_size)].reshape(length, batch_size)

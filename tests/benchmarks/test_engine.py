@@ -74,8 +74,8 @@ def test_engine_against_a_bare_scan(name, benchmark):
     engine = program.advance(LENGTH)
     bare = bare_scan(task, make_optimizer(config.optimizer, 100_000), config.train.batch_size)
 
-    state = program.init((0,))
-    start = program.init((0,))
+    state = program.init()
+    start = program.init()
     hand = (start.params, start.opt_state, start.variables, jax.random.key(0))
     data = jax.device_put(task.train.arrays)
     times = {"engine": [], "bare": []}

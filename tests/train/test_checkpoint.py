@@ -12,7 +12,7 @@ from lemmata.train.program import Program
 def state_of(task, config, data=1, strategy="replicate"):
     config.mesh.data, config.mesh.strategy = data, strategy
     program = Program(task, config, sharding.make_mesh(config.mesh))
-    return program, program.init((0,))
+    return program, program.init()
 
 
 def damage(folder, step, how):

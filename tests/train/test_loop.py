@@ -12,6 +12,7 @@ import pytest
 from lemmata.train import loop, program
 from lemmata.train.data.sources import Sampler
 from lemmata.train.data.stream import Stream
+from lemmata.train.order import EpochOrder
 
 
 def same(a, b):
@@ -45,17 +46,16 @@ def test_training_reaches_the_solution(task, config):
 
 
 def test_every_epoch_visits_every_example_once():
-    size, batch, length = 23, 5, 46  # ten epochs, none of which starts with a batch
-
-    def start(step):
-        return jnp.int32(step * batch // size), jnp.int32(step * batch % size)
-
-    rows = program._shuffled(jax.random.key(0), size, start(0), batch, length).reshape(10, size)
-    for epoch in rows:
-        assert sorted(np.asarray(epoch)) == list(range(size))
-    assert len({tuple(np.asarray(epoch)) for epoch in rows}) == 10
-    late = program._shuffled(jax.random.key(0), size, start(17), batch, 7)
-    np.testing.assert_array_equal(late.reshape(-1), rows.reshape(-1)[17 * batch : 24 * batch])
+    size, batch, steps = 23, 5, 46  # ten epochs, few of which start with a batch
+    rows = EpochOrder((3, -4), size).rows(0, steps * batch)
+    for seed in rows.reshape(2, 10, size):
+        assert all(sorted(epoch) == list(range(size)) for epoch in seed)
+        assert len({tuple(epoch) for epoch in seed}) == 10
+    assert not np.array_equal(*rows)
+    np.testing.assert_array_equal(EpochOrder((3, -4), size).rows(17 * batch, 35), rows[:, 85:120])
+    in_parts = EpochOrder((3, -4), size)
+    parts = [in_parts.rows(start, 23) for start in range(0, 230, 23)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), rows)
 
 
 def test_held_out_metrics_are_exact_means_for_any_batch_size(task, config):
@@ -152,7 +152,7 @@ def test_a_batch_larger_than_the_data_is_refused(task, config):
 
 def test_advance_compiles_once_a_length(task, config):
     run = program.Program(task, config, loop.make_mesh(config.mesh))
-    state = run.init((0,))
+    state = run.init()
     function = run.advance(4)
     for step in range(0, 24, 4):
         state, _ = function(state, run.train_data, loop.feed.inputs(run, step, 4))
