@@ -15,7 +15,7 @@ def inputs(program: Program, step: int, length: int) -> Any:
     """Inputs of the `length` steps from `step` on.
 
     Arrays: the rows of each batch, `[length, batch]`, with an axis of seeds in front where there are several. A
-    sampler: nothing, the step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and sharded
+    sampler: nothing, the step is enough. A stream: the next `length` batches, stacked `[length, batch, ...]` and split
     over `data`.
     """
     source = program.task.train
