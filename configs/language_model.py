@@ -16,16 +16,16 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(dict(num_layers=2, num_heads=4, model_dim=64, mlp_dim=256))
     config.optimizer = ConfigDict(dict(
         name="adamw", learning_rate=1e-2, weight_decay=0.01, schedule="cosine", warmup_steps=30, clip_norm=1.0,
-    ))  # fmt: skip
+    ))
     config.train = ConfigDict(dict(steps=300, batch_size=32, log_every=50, eval_every=100))
     config.mesh = ConfigDict(dict(data=-1, model=1, strategy="replicate"))
 
     config.arms = ConfigDict(dict(
         rotary=dict(model=dict(positions="rotary")),
         learned=dict(model=dict(positions="learned")),
-    ))  # fmt: skip
+    ))
     config.claim = ConfigDict(dict(
         metric="bits_per_byte", better="rotary", than="learned", direction="lower",
         paper="Su et al., 2021 (arXiv:2104.09864), section 4.2: the pre-training loss falls faster than BERT's",
-    ))  # fmt: skip
+    ))
     return config

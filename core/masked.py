@@ -1,0 +1,31 @@
+"""Reductions over the entries that a mask counts, defined where it counts none."""
+
+import jax
+import jax.numpy as jnp
+
+from . import numerics
+
+
+def mean(
+    x: jax.Array, where: jax.Array | None = None, *, axis: int | tuple[int, ...] | None = None, empty: float = 0.0
+) -> jax.Array:
+    """Mean of the entries that count.
+
+    Args:
+        x: `[...]` float.
+        where: bool, broadcasts to `x`; True counts. None: all do. What it leaves out may be infinite or NaN.
+        axis: reduced axes; None: all.
+        empty: the value where nothing counts; no gradient passes there.
+
+    Returns:
+        `x` without `axis`, of its dtype; summed in at least float32.
+
+    Example:
+        >>> mean(jnp.array([[1.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]]), jnp.array([[True, True, False], [False] * 3]), axis=1)
+        Array([1.5, 0. ], dtype=float32)
+    """
+    result, wide = numerics.float_dtypes(x)
+    where = jnp.broadcast_to(True if where is None else where, x.shape)
+    count = jnp.sum(where, axis=axis)
+    total = jnp.sum(jnp.where(where, x.astype(wide), 0), axis=axis)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), empty).astype(result)

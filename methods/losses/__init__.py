@@ -1,0 +1,1 @@
+"""Objectives on arrays, lower is better."""

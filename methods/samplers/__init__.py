@@ -1,0 +1,1 @@
+"""Tokens, filtered logits or next states."""

@@ -1,0 +1,33 @@
+"""Masked reductions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lemmata.core import masked
+
+
+def test_all_true_or_no_mask_is_the_plain_mean():
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    np.testing.assert_allclose(masked.mean(x, axis=1), x.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(masked.mean(x, jnp.ones((4, 1), bool)), x.mean(), rtol=1e-6)
+
+
+def test_what_is_left_out_changes_neither_value_nor_gradient():
+    where = jnp.array([True, False, True])
+    for junk in (jnp.nan, jnp.inf, 1e30):
+        value, gradient = jax.value_and_grad(masked.mean)(jnp.array([1.0, junk, 3.0]), where)
+        assert value == 2.0
+        np.testing.assert_array_equal(gradient, [0.5, 0.0, 0.5])
+
+
+def test_an_empty_mask_gives_the_stated_value_and_no_gradient():
+    value, gradient = jax.value_and_grad(lambda x: masked.mean(x, jnp.zeros(3, bool), empty=1.0))(jnp.ones(3))
+    assert value == 1.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_bfloat16_sums_in_float32():
+    x = jnp.ones(1000, jnp.bfloat16)
+    assert masked.mean(x) == 1.0
+    assert masked.mean(x).dtype == jnp.bfloat16
