@@ -27,7 +27,7 @@ def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
     arm = str(arm or config.claim.better or next(iter(config.arms)))
     resolved = resolve_arm(config, arm)
     experiment = get(config.experiment)
-    if not experiment.trains(resolved):
+    if experiment.kind(resolved) != "build":
         raise ValueError(f"aot: arm {arm!r} of experiment {config.experiment} does not train; there is no step.")
     devices = aot_report.topology_devices(topology)
     mesh = sharding.make_mesh(resolved.mesh, devices)

@@ -14,6 +14,7 @@ from . import plots
 from .config import complete, digest, flatten, resolve_arm
 from .experiments import Experiment, get
 from .loop import fit
+from .sharding import make_mesh, replicated
 from .statistics import ArmResult, Verdict, mean_interval, verdict
 from .types import ConfigDict
 from .workdir import open_workdir, write_json
@@ -106,7 +107,8 @@ def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | No
     groups = [tuple(config.seeds)] if config.vmap_seeds else [(seed,) for seed in config.seeds]
     parts = []
     for seeds in groups:
-        if experiment.trains(config):
+        kind = experiment.kind(config)
+        if kind == "build":
             # The task is built anew: a stream has a position, which each run starts from the beginning.
             task = experiment.module.build(config)
             where = folder / f"seed_{seeds[0]}" if folder and len(groups) > 1 else folder
@@ -117,7 +119,8 @@ def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | No
             held_out = {name.removeprefix("test/"): x for name, x in fitted.history.items()}
             parts.append((fitted.metrics, held_out))
         else:
-            parts.append((_computed(experiment, config, seeds), {}))
+            metrics = (_computed if kind == "compute" else _run_on_host)(experiment, config, seeds)
+            parts.append((metrics, {}))
     metrics = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     history = {
         name: (steps, np.concatenate([part[1][name][1] for part in parts])) for name, (steps, _) in parts[0][1].items()
@@ -126,9 +129,20 @@ def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | No
 
 
 def _computed(experiment: Experiment, config: ConfigDict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    metrics = jax.jit(jax.vmap(lambda key: experiment.module.compute(config, key=key)))(keys)
+    mesh = make_mesh(config.mesh)
+
+    def compute(keys: jax.Array) -> dict[str, jax.Array]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.vmap(lambda key: experiment.module.compute(config, key=key))(keys)
+
+    keys = jax.device_put(jnp.stack([jax.random.key(seed) for seed in seeds]), replicated(mesh))
+    metrics = jax.jit(compute, out_shardings=replicated(mesh))(keys)
     return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+def _run_on_host(experiment: Experiment, config: ConfigDict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    rows = [experiment.module.run(config, seed=seed) for seed in seeds]
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
 
 
 def judge(config: ConfigDict, results: dict[str, ArmResult]) -> Verdict | None:

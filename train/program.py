@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import sharding
 from .data.sources import Arrays, Sampler
-from .experiments.base import Task
+from .experiments.base import Procedure, Task
 from .optimizer import make_optimizer
 from .order import EpochOrder
 from .state import TrainState, eval_params, init_state
@@ -60,7 +61,8 @@ class Program:
             raise ValueError(
                 f"train.batch_size = {self.batch_size} is larger than the data, {task.train.size} examples."
             )
-        optimizer = make_optimizer(config.optimizer, train.steps)
+        own_update = isinstance(task.objective, Procedure)
+        optimizer = optax.identity() if own_update else make_optimizer(config.optimizer, train.steps)
         options = StepOptions(train.accumulate, train.compute_dtype, train.ema, train.skip_nonfinite)
         self.step = make_step(task.objective, optimizer, options)
         self._init = functools.partial(init_state, task.objective, optimizer, ema=bool(train.ema))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .experiments.base import Batch, Objective
+from .experiments.base import Batch, Objective, Procedure
 
 
 class TrainState(NamedTuple):
@@ -22,7 +22,12 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, key: jax.Array, batch: Batch, *, ema: bool = False
+    objective: Objective | Procedure,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    batch: Batch,
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """A fresh state; `batch` gives shapes, and values where the objective starts from data."""
     init_key, run_key = jax.random.split(key)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ..core import trees
-from .experiments.base import Batch, Metrics, Objective
+from .experiments.base import Batch, Metrics, Objective, Procedure
 from .state import TrainState
 
 
@@ -22,13 +22,19 @@ class StepOptions(NamedTuple):
 
 
 def make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, options: StepOptions
+    objective: Objective | Procedure, optimizer: optax.GradientTransformation, options: StepOptions
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The update as a pure function of (state, batch); jit, scan, vmap and shard it as you like.
 
     The metrics are the objective's own, `loss`, and `grad_norm` (before clipping). An update whose loss or gradient is
-    not finite leaves parameters, optimizer, variables and average as they were and adds one to `state.skipped`.
+    not finite leaves parameters, optimizer, variables and average as they were and adds one to `state.skipped`. A
+    procedure brings its own update; it is the new parameters that are then looked at.
+
+    Raises:
+        ValueError: options that a procedure has no place for.
     """
+    if isinstance(objective, Procedure):
+        return _procedure_step(objective, options)
     gradient = _accumulated(objective, options)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -52,6 +58,29 @@ def make_step(
             (params, opt_state, variables, ema), skipped = update(), state.skipped
         state = TrainState(state.step + 1, params, opt_state, variables, state.key, ema, skipped)
         return state, {**metrics, "loss": loss, "grad_norm": grad_norm}
+
+    return step
+
+
+def _procedure_step(
+    procedure: Procedure, options: StepOptions
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    for name in ("accumulate", "compute_dtype"):
+        value, default = getattr(options, name), StepOptions._field_defaults[name]
+        if value != default:
+            raise ValueError(f"train.{name} must be {default!r} where the method has its own update, got {value!r}.")
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        params, variables, metrics = procedure.update(state.params, state.variables, batch, key)
+        skipped = state.skipped
+        if options.skip_nonfinite:
+            finite = trees.all_finite(params)
+            before = (state.params, state.variables)
+            params, variables = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, variables), before)
+            skipped += jnp.where(finite, 0, 1)
+        ema = trees.ema(state.ema, params, options.ema) if options.ema else state.ema
+        return TrainState(state.step + 1, params, state.opt_state, variables, state.key, ema, skipped), metrics
 
     return step
 

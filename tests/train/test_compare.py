@@ -2,12 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lemmata.configs.bounds import demi
 from lemmata.train import compare as comparing
 from lemmata.train import ledger
+from lemmata.train.experiments import mutual_information
 
 
 @pytest.fixture
@@ -100,3 +103,28 @@ def test_a_config_without_a_claim_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="no claim"):
         ledger.entry(str(file), tmp_path)
+
+
+def test_a_run_on_the_host_is_called_once_a_seed(small, monkeypatch):
+    seen = []
+
+    def run(config, *, seed):
+        seen.append((config.method.estimator, seed))
+        return {"error": 10.0 * (config.method.estimator == "info_nce") + seed, "recovered": 1.0}
+
+    monkeypatch.setattr(mutual_information, "run", run, raising=False)
+    monkeypatch.setattr(mutual_information, "kind", lambda config: "run")
+    outcome = comparing.compare(small)
+    assert outcome.verdict.outcome == "reproduced"
+    assert seen == [(small.arms[arm].estimator, seed) for arm in small.arms for seed in small.seeds]
+    np.testing.assert_array_equal(outcome.results["info_nce"].metrics["error"], [10.0, 11.0, 12.0])
+
+
+def test_a_computation_sees_the_mesh(small, monkeypatch):
+    def compute(config, *, key):
+        return {"error": jnp.float32(jax.sharding.get_abstract_mesh().shape["data"]), "recovered": jnp.ones(())}
+
+    monkeypatch.setattr(mutual_information, "compute", compute)
+    small.mesh = dict(data=-1, model=1)
+    outcome = comparing.compare(small)
+    np.testing.assert_array_equal(outcome.results["demi"].metrics["error"], float(len(jax.devices())))

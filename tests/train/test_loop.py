@@ -12,6 +12,7 @@ import pytest
 from lemmata.train import loop, program
 from lemmata.train.data.sources import Sampler
 from lemmata.train.data.stream import Stream
+from lemmata.train.experiments.base import Procedure, Task, no_data
 from lemmata.train.order import EpochOrder
 
 
@@ -158,3 +159,27 @@ def test_advance_compiles_once_a_length(task, config):
         state, _ = function(state, run.train_data, loop.feed.inputs(run, step, 4))
     assert function._cache_size() == 1
     assert run.advance(4) is function
+
+
+def test_a_procedure_makes_its_own_data_for_each_seed(config):
+    """A random walk: no batch comes in, and each seed draws its own."""
+
+    def update(params, variables, batch, key):
+        assert batch == ()
+        return params + jax.random.normal(key), {"time": variables["time"] + 1}, {"place": params}
+
+    walk = Procedure(
+        lambda key, batch: (jax.random.normal(key), {"time": jnp.zeros(())}),
+        update,
+        lambda params, variables, batch, key: {"place": params, "time": variables["time"]},
+    )
+    task = Task(walk, no_data, no_data)
+    config.train.eval_every, config.train.eval_batches = 8, 1
+    together = loop.fit(task, config, (3, 4))
+    alone = loop.fit(task, config, (4,))
+    np.testing.assert_array_equal(together.metrics["time"], config.train.steps)
+    np.testing.assert_allclose(together.metrics["place"][1], alone.metrics["place"][0], rtol=1e-6)
+    assert together.metrics["place"][0] != together.metrics["place"][1]
+    steps, places = together.history["test/place"]
+    np.testing.assert_array_equal(steps, [8, 16, 24])
+    assert places.shape == (2, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lemmata.train.experiments.base import Objective
+from lemmata.train.experiments.base import Objective, Procedure
 from lemmata.train.state import init_state
 from lemmata.train.step import StepOptions, make_step
 
@@ -96,3 +96,45 @@ def test_clipping_bounds_the_update(batch):
     state, metrics = run(batch, StepOptions(), make_optimizer(config, 10))
     assert metrics["grad_norm"] > 0.01  # before clipping
     np.testing.assert_allclose(np.linalg.norm(state.params["w"]), 0.01, rtol=1e-5)
+
+
+def descent(rate=0.1) -> Procedure:
+    """The same descent as a procedure with its own update."""
+    objective = quadratic()
+
+    def update(params, variables, batch, key):
+        (loss, (variables, _)), grads = jax.value_and_grad(objective.loss, has_aux=True)(params, variables, batch, key)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads), variables, {"loss": loss}
+
+    return Procedure(objective.init, update, objective.evaluate)
+
+
+def run_procedure(batch, options, steps=1):
+    state = init_state(descent(), optax.identity(), jax.random.key(0), batch, ema=bool(options.ema))
+    step = jax.jit(make_step(descent(), optax.identity(), options))
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def test_a_procedure_of_gradient_descent_is_gradient_descent(batch):
+    ours, metrics = run_procedure(batch, StepOptions(ema=0.9), steps=3)
+    plain, plain_metrics = run(batch, StepOptions(ema=0.9), steps=3)
+    for name in ("params", "variables", "ema", "step", "skipped"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(ours, name), getattr(plain, name))
+    assert metrics["loss"] == plain_metrics["loss"]
+
+
+def test_a_procedure_whose_parameters_are_not_finite_stays_where_it_was(batch):
+    before, _ = run_procedure(batch, StepOptions(), steps=1)
+    step = jax.jit(make_step(descent(), optax.identity(), StepOptions()))
+    after, _ = step(before, {"x": batch["x"], "y": batch["y"].at[0].set(jnp.nan)})
+    np.testing.assert_array_equal(after.params["w"], before.params["w"])
+    np.testing.assert_array_equal(after.variables["calls"], before.variables["calls"])
+    assert (after.step, after.skipped) == (2, 1)
+
+
+@pytest.mark.parametrize("options", [StepOptions(accumulate=2), StepOptions(compute_dtype="bfloat16")])
+def test_a_procedure_refuses_options_of_a_gradient(options):
+    with pytest.raises(ValueError, match=r"train\.(accumulate|compute_dtype)"):
+        make_step(descent(), optax.identity(), options)

@@ -3,9 +3,12 @@
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .base import Metric
+
+Kind = Literal["build", "compute", "run"]
+KINDS: tuple[Kind, ...] = ("build", "compute", "run")
 
 
 class Experiment:
@@ -21,11 +24,11 @@ class Experiment:
         metrics = cast(Any, self.module.METRICS)
         return cast(dict[str, Metric], metrics(config) if callable(metrics) else metrics)
 
-    def trains(self, config: Any) -> bool:
-        """Whether the engine trains this config by gradient (`build`) or just computes it (`compute`)."""
-        if hasattr(self.module, "trains"):
-            return self.module.trains(config)
-        return hasattr(self.module, "build")
+    def kind(self, config: Any) -> Kind:
+        """Which of the module's functions runs this config."""
+        if hasattr(self.module, "kind"):
+            return self.module.kind(config)
+        return next(kind for kind in KINDS if hasattr(self.module, kind))
 
     def references(self, config: Any) -> dict[str, dict[str, float]]:
         """Known constants by metric and label."""

@@ -5,8 +5,12 @@ An experiment is a module of this folder with
 - `defaults() -> ConfigDict`: its `data`, `model` and `method` sections with every key that a config may set;
 - `METRICS: dict[str, Metric]`, or a function of the config that returns one: the held-out metrics that it returns,
   with labels and units for tables and plots;
-- either `build(config) -> Task`, trained by gradient, or `compute(config, *, key) -> dict[str, Array]`, which is
-  jitted and vmapped over seeds by the engine; or both, and `trains(config) -> bool`, which says whether it is `build`;
+- at least one of
+  `build(config) -> Task`: advanced step by step by the engine, which scans, vmaps over seeds, shards and checkpoints;
+  `compute(config, *, key) -> dict[str, Array]`: one pure function, jitted and vmapped over seeds by the engine;
+  `run(config, *, seed) -> dict[str, float]`: on the host, one seed at a time, for what is not one JAX program: other
+  libraries' baselines, or several models trained one after the other;
+  and, where it has several, `kind(config) -> "build" | "compute" | "run"`, which says which of them an arm takes;
 - if it has them, `references(config) -> dict[str, dict[str, float]]` (metric -> label -> value: known constants, drawn
   as horizontal lines) and `figure(config, results) -> matplotlib.figure.Figure`, which replaces the standard plot
   (`results`: arm -> `ArmResult`).
@@ -48,9 +52,26 @@ class Objective(NamedTuple):
     # evaluate's values are [batch], averaged over exactly the examples of the split, or scalars, averaged over batches
 
 
-class Task(NamedTuple):
-    """An objective bound to its data."""
+class Procedure(NamedTuple):
+    """A learning problem whose update is the method's own: federated rounds, an agent that acts and learns.
 
-    objective: Objective
+    What an update needs beside `params` (its optimizer's state, a replay buffer, an environment) is in `variables`. Its
+    optimizer may come from `config.optimizer` by `lemmata.train.optimizer.make_optimizer`. Of `config.train`, what
+    changes a gradient (`accumulate`, `compute_dtype`) does not apply and is refused. `skip_nonfinite` keeps the old
+    `params` and `variables` beside the new ones for a step: turn it off where these hold a large buffer.
+    """
+
+    init: Callable[[jax.Array, Batch], tuple[Params, Variables]]  # (key, batch)
+    update: Callable[[Params, Variables, Batch, jax.Array], tuple[Params, Variables, Metrics]]
+    evaluate: Callable[[Params, Variables, Batch, jax.Array], Metrics]  # as an Objective's
+
+
+class Task(NamedTuple):
+    """An objective or a procedure bound to its data; `no_data` where it makes its own."""
+
+    objective: Objective | Procedure
     train: Arrays | Sampler | Stream
     test: Arrays | Sampler
+
+
+no_data = Sampler(lambda key, size: ())  # batches for a procedure that makes its own

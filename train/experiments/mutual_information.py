@@ -20,7 +20,7 @@ The views are those of `lemmata.methods.bounds.demi`: y, a view x of it and a po
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def defaults() -> ConfigDict:
 def METRICS(config: ConfigDict) -> dict[str, Metric]:
     """What `evaluate` or `compute` returns."""
     recovered = Metric("share of the mutual information reported")
-    if trains(config):
+    if kind(config) == "build":
         return {"estimate": ESTIMATE, "recovered": recovered}
     cells = {
         cell_name(total_mi, k): Metric(f"estimate where I = {total_mi:g} nats and K = {k}", "nats")
@@ -80,11 +80,11 @@ def METRICS(config: ConfigDict) -> dict[str, Metric]:
     return {"error": Metric("mean absolute error of the estimate", "nats"), "recovered": recovered} | cells
 
 
-def trains(config: ConfigDict) -> bool:
-    """Whether the config is for `build` (True) or for `compute`."""
+def kind(config: ConfigDict) -> Literal["build", "compute"]:
+    """What a config is for: learned critics are trained, those in closed form are just computed with."""
     if config.model.critic not in ("closed_form", "learned"):
         raise ValueError(f'model.critic must be "closed_form" or "learned", got {config.model.critic!r}.')
-    return config.model.critic == "learned"
+    return "build" if config.model.critic == "learned" else "compute"
 
 
 def estimate(estimator: str, psi: Scores, phi: Scores) -> jax.Array:
@@ -254,7 +254,7 @@ def _one_total_mi(config: ConfigDict) -> float:
 
 def references(config: ConfigDict) -> dict[str, dict[str, float]]:
     """What learned critics can be held against: the truth, log K, and the optimal critics at the same K."""
-    if not trains(config):
+    if kind(config) != "build":
         return {}
     data, total_mi = config.data, _one_total_mi(config)
     k = config.train.eval_batch_size or config.train.batch_size
@@ -281,7 +281,7 @@ def references(config: ConfigDict) -> dict[str, dict[str, float]]:
 
 def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     """Learned: the estimate over training. Closed form: the estimate against the truth, one panel a K."""
-    if trains(config):
+    if kind(config) == "build":
         return plots.comparison_figure(config, results, METRICS(config), references(config))
     total_mi, candidates = config.data.total_mi, config.data.candidates
     drawing, axes = plots.new_figure(3.6 * len(candidates) + 0.4, 4.2, panels=len(candidates))

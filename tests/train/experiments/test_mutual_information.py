@@ -251,7 +251,7 @@ def test_learned_figure_is_the_curve_over_training(monkeypatch):
 
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match=r"model\.critic"):
-        mi.trains(make_config(critic="guess"))
+        mi.kind(make_config(critic="guess"))
     with pytest.raises(ValueError, match=r"method\.estimator must be one of .*got 'mine'"):
         mi.compute(make_config(estimator="mine"), key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"method\.estimator"):
