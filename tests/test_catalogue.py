@@ -119,7 +119,7 @@ def frameworks_of(method):
     tree = ast.parse(inspect.getsource(importlib.import_module(method.module)))
     nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {getattr(node, "module", None) or node.names[0].name for node in nodes}
-    return {name.split(".")[0] for name in names} & {"flax", "optax"}
+    return sorted({name.split(".")[0] for name in names} & {"flax", "optax"})
 
 
 @each_method
@@ -128,10 +128,10 @@ def test_import_adds_nothing_heavy_to_jax(method):
 
     The best of five fresh processes: a busy machine shall not decide.
     """
-    before = sorted(frameworks_of(method))
+    before = frameworks_of(method)
     heavy = [name for name in HEAVY if name not in before and not (name == "chex" and "optax" in before)]
     program = (
-        f"import sys, time, jax; [__import__(name) for name in {['flax.linen' if n == 'flax' else n for n in before]!r}];"
+        f"import sys, time, jax; {'import flax.linen;' * ('flax' in before)} {'import optax;' * ('optax' in before)}"
         f"start = time.perf_counter(); import {method.module}; print(time.perf_counter() - start);"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
