@@ -85,3 +85,35 @@ def size_in_bytes(tree: object) -> int:
     Leaves need a shape and a dtype alone, so `jax.eval_shape(init, key)` will do.
     """
     return sum(math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def weighted_sum(tree: Tree, weights: jax.Array) -> Tree:
+    """Weighted sum over the leading axis of every leaf: `sum_i weights_i leaf_i`, a mean where the weights sum to 1.
+
+    Args:
+        tree: leaves `[m, ...]` float, such as the models of m clients.
+        weights: `[m]` float. An entry of weight 0 does not count, be it infinite or NaN; nor does such a weight get a
+            gradient.
+
+    Returns:
+        The tree without that axis, each leaf in its own dtype, summed in at least float32. Where the axis is split over
+        devices, each sums its own entries and one reduction adds them up.
+
+    Raises:
+        ValueError: weights that are not a vector, or a leaf with another leading axis.
+
+    Example:
+        >>> weighted_sum({"w": jnp.array([[1.0, 2.0], [3.0, jnp.nan]])}, jnp.array([1.0, 0.0]))
+        {'w': Array([1., 2.], dtype=float32)}
+    """
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have shape [m], got shape {list(weights.shape)}.")
+
+    def add(leaf):
+        if leaf.shape[:1] != weights.shape:
+            raise ValueError(f"tree must have leaves [{weights.size}, ...] as weights, got shape {list(leaf.shape)}.")
+        wide = jnp.promote_types(jnp.result_type(leaf, weights), jnp.float32)
+        weight = weights.astype(wide).reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.sum(jnp.where(weight != 0, weight * leaf, 0), axis=0).astype(leaf.dtype)
+
+    return jax.tree.map(add, tree)

@@ -75,3 +75,39 @@ def test_size_counts_numbers_and_bytes_without_arrays():
     for given in (tree, jax.eval_shape(lambda: tree)):
         assert trees.num_params(given) == 12
         assert trees.size_in_bytes(given) == 24 + 10 + 4
+
+
+def test_weighted_sum_is_that_of_each_leaf_and_skips_weight_zero():
+    rng = np.random.default_rng(0)
+    tree = {"w": rng.normal(size=(4, 3, 2)).astype(np.float32), "b": rng.normal(size=4).astype(np.float32)}
+    weights = np.array([0.5, 0.25, 0.25, 0.0], np.float32)
+    expected = {name: np.tensordot(weights, leaf.astype(np.float64), 1) for name, leaf in tree.items()}
+    tree["w"][3], tree["b"][3] = np.nan, np.inf  # a client that has nothing to say
+    total = jax.jit(trees.weighted_sum)(jax.tree.map(jnp.asarray, tree), jnp.asarray(weights))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), total, expected)
+    gradient = jax.grad(lambda t: trees.weighted_sum(t, jnp.asarray(weights))["w"].sum())(
+        jax.tree.map(jnp.asarray, tree)
+    )
+    np.testing.assert_array_equal(gradient["w"][:, 0, 0], weights)
+
+
+def test_weighted_sum_keeps_dtypes_and_adds_in_float32():
+    leaf = jnp.ones((300, 2), jnp.bfloat16)  # a running sum in bfloat16 stops at 256
+    total = trees.weighted_sum(leaf, jnp.full(300, 1.0, jnp.bfloat16))
+    assert total.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(total.astype(jnp.float32), jnp.full(2, 300.0, jnp.bfloat16).astype(jnp.float32))
+
+
+def test_weighted_sum_of_a_split_axis_is_that_of_one_device():
+    tree, weights = {"w": jax.random.normal(jax.random.key(0), (16, 5))}, jnp.arange(16.0) / 120
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    split = jax.jit(trees.weighted_sum)(jax.device_put(tree, where), jax.device_put(weights, where))
+    np.testing.assert_allclose(split["w"], trees.weighted_sum(tree, weights)["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_weighted_sum_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"weights must have shape \[m\]"):
+        trees.weighted_sum({"w": jnp.zeros((2, 3))}, jnp.zeros((2, 1)))
+    with pytest.raises(ValueError, match=r"leaves \[2, ...\]"):
+        trees.weighted_sum({"w": jnp.zeros((3, 3))}, jnp.zeros(2))
