@@ -3,10 +3,18 @@
 Each layer adds `attention(norm(x))` to its input x, then `mlp(norm(x))`. The layers' parameters are stacked along a
 leading axis `[num_layers, ...]` under `blocks`, and one traced block runs over them: the time to compile does not
 depend on the depth. Whatever the dtype of the parameters, softmax, normalisation statistics and logits are float32.
+
+To write a text token by token, keep what attention saw in a `Cache`, which is passed in and returned:
+
+    cache = network.init_cache(batch, length)
+    cache, logits = network.apply(params, cache, prompt, method="extend")        # [batch, n] tokens at once
+    cache, logits = network.apply(params, cache, token, method="decode_step")    # [batch], one each
+
+The logits are those of `apply` on the whole text.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,19 +65,46 @@ def attention_mask(
     return mask
 
 
-def rotate(x: jax.Array, *, base: float = 10_000.0) -> jax.Array:
+class Cache(NamedTuple):
+    """Keys and values of the positions that were read, and how many each row has.
+
+    Rows fill from the left, each at its own pace; what lies at and beyond `length` means nothing.
+    """
+
+    key: jax.Array  # [num_layers, batch, size, heads, head_dim], rotated if positions are rotary
+    value: jax.Array  # [num_layers, batch, size, heads, head_dim]
+    length: jax.Array  # [batch] int32
+
+
+def append(buffer: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+    """`buffer` `[batch, size, ...]` with `new` `[batch, n, ...]` written from `start` `[batch]` on in each row.
+
+    What would lie beyond the end is dropped.
+    """
+    index = jnp.arange(buffer.shape[1]) - start[:, None]  # into `new`
+    written = (index >= 0) & (index < new.shape[1])
+    expand = tuple(range(2, buffer.ndim))
+    index, written = (jnp.expand_dims(x, expand) for x in (jnp.clip(index, 0, new.shape[1] - 1), written))
+    return jnp.where(written, jnp.take_along_axis(new.astype(buffer.dtype), index, axis=1), buffer)
+
+
+def rotate(x: jax.Array, *, base: float = 10_000.0, start: jax.Array | None = None) -> jax.Array:
     """Rotary positions (Su et al., 2021): turns each pair of channels by its position times the pair's frequency.
 
     Args:
         x: `[batch, length, heads, head_dim]` queries or keys; `head_dim` even. Channel i pairs with i + head_dim / 2.
         base: the pairs' frequencies fall geometrically from 1 towards 1 / `base` radians a position.
+        start: `[batch]` int, position of each row's first vector. None: 0.
 
     Returns:
         The rotated `x`, in its dtype. Inner products of rotated vectors depend on positions by their difference only.
     """
     length, half = x.shape[1], x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = (jnp.arange(length, dtype=jnp.float32)[:, None] * frequency)[:, None, :]  # [length, 1, half]
+    position = jnp.arange(length, dtype=jnp.float32)[:, None]
+    if start is not None:
+        position = position + start[:, None, None].astype(jnp.float32)  # [batch, length, 1]
+    angle = (position * frequency)[..., None, :]  # [(batch,) length, 1, half]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
@@ -85,8 +120,21 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
-        """`x` `[batch, length, model_dim]` after the layer, and the nothing that a scan collects."""
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        cached: tuple[jax.Array, jax.Array] | None = None,
+        start: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """`x` `[batch, length, model_dim]` after the layer, and what a scan collects: the keys and values, if cached.
+
+        Args:
+            x: `[batch, length, model_dim]`.
+            mask: which keys each query sees, of `x` itself, or of `cached` once those of `x` are in it.
+            cached: keys and values of earlier positions, each `[batch, size, heads, head_dim]`.
+            start: `[batch]` int, how many positions of `cached` count; the position of the first of `x`.
+        """
         model_dim = x.shape[-1]
         dense = partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
         norm = partial(nn.LayerNorm, use_bias=False, dtype=self.dtype)
@@ -96,13 +144,16 @@ class Block(nn.Module):
         heads = (self.num_heads, model_dim // self.num_heads)
         query, key, value = (dense(heads, name=name)(y) for name in ("query", "key", "value"))
         if self.rotary:
-            query, key = rotate(query), rotate(key)
+            query, key = rotate(query, start=start), rotate(key, start=start)
+        if cached is not None and start is not None:
+            cached = append(cached[0], key, start), append(cached[1], value, start)
+            key, value = (seen.astype(query.dtype) for seen in cached)
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
         x = split_batch(x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y))
 
         y = norm(name="mlp_norm")(x)
         y = nn.gelu(dense(self.mlp_dim, name="mlp_in")(y))
-        return split_batch(x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y)), None
+        return split_batch(x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y)), cached
 
 
 class Transformer(nn.Module):
@@ -152,7 +203,7 @@ class Transformer(nn.Module):
             rematerialized(Block, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast, 0, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.num_layers,
         )
         residual_scale = (2 * self.num_layers) ** -0.5  # two branches a layer: the stream stays of order 1 at any depth
@@ -172,26 +223,78 @@ class Transformer(nn.Module):
             prefix: `[batch]` int, lengths of the prefixes, for `attention="prefix"`.
             where: `[batch, length]` bool, True: the position counts. Logits elsewhere are finite and mean nothing.
         """
-        x = self.hidden(tokens, prefix=prefix, where=where)
-        weights = self.embedding.embedding.T if self.tie_embeddings else self.head
-        return split_batch(jnp.matmul(x, weights.astype(x.dtype), preferred_element_type=jnp.float32))
+        return self._logits(self.hidden(tokens, prefix=prefix, where=where))
 
     def hidden(
         self, tokens: jax.Array, *, prefix: jax.Array | None = None, where: jax.Array | None = None
     ) -> jax.Array:
         """The normalised last layer `[batch, length, model_dim]`, which the logits are linear in."""
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"tokens must be integers [batch, length <= {self.max_length}], got {tokens.dtype} {tokens.shape}."
-            )
-        length = tokens.shape[1]
-        mask = attention_mask(self.attention, length, prefix=prefix, where=where)
+        self._check_tokens(tokens, self.max_length)
+        mask = attention_mask(self.attention, tokens.shape[1], prefix=prefix, where=where)
+        x, _ = self.blocks(self._embed(tokens, slice(tokens.shape[1])), mask, None, None)
+        return self.final_norm(x)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, length: int, *, dtype: Any = None) -> Cache:
+        """An empty cache; needs no parameters.
+
+        Args:
+            batch: number of rows.
+            length: most positions that it will hold, at most `max_length`.
+            dtype: of keys and values; by default `self.dtype`, else float32.
+        """
+        if not 1 <= length <= self.max_length:
+            raise ValueError(f"length must be in [1, {self.max_length}], got {length}.")
+        shape = (self.num_layers, batch, length, self.num_heads, self.model_dim // self.num_heads)
+        key, value = (jnp.zeros(shape, dtype or self.dtype or jnp.float32) for _ in range(2))
+        return Cache(key, value, jnp.zeros(batch, jnp.int32))
+
+    def decode_step(self, cache: Cache, token: jax.Array) -> tuple[Cache, jax.Array]:
+        """Read one token `[batch]` in each row; logits `[batch, vocab_size]`, float32, of the next."""
+        cache, logits = self.extend(cache, jnp.expand_dims(token, 1))
+        return cache, logits[:, 0]
+
+    def extend(self, cache: Cache, tokens: jax.Array, *, where: jax.Array | None = None) -> tuple[Cache, jax.Array]:
+        """Read tokens after those that the cache holds.
+
+        Args:
+            cache: of `init_cache` or of an earlier call. Rows that outgrow it are undefined from there on.
+            tokens: `[batch, n]` integers.
+            where: `[batch, n]` bool, True: the token counts. Those that count come first in each row: rows of unequal
+                length are padded on the right.
+
+        Returns:
+            The cache with the tokens that count, and logits `[batch, n, vocab_size]`, float32: at i, of the token
+            after `tokens[:, i]`. Logits where `where` is False are finite and mean nothing.
+
+        Raises:
+            ValueError: attention that is not causal, or tokens that are not integers `[batch, n <= the cache's size]`.
+        """
+        if self.attention != "causal":
+            raise ValueError(f'attention must be "causal" for a cache, got {self.attention!r}.')
+        size = cache.key.shape[2]
+        self._check_tokens(tokens, size)
+        position = cache.length[:, None] + jnp.arange(tokens.shape[1])  # [batch, n]
+        mask = (jnp.arange(size) <= position[..., None])[:, None]  # [batch, 1, n, size]
+        x, (key, value) = self.blocks(self._embed(tokens, position), mask, (cache.key, cache.value), cache.length)
+        read = tokens.shape[1] if where is None else jnp.sum(where, axis=1, dtype=jnp.int32)
+        return Cache(key, value, cache.length + read), self._logits(self.final_norm(x))
+
+    def _embed(self, tokens, position):
         x = self.embedding(tokens)
         if self.positions == "learned":
-            x = x + self.position_embedding[:length].astype(x.dtype)
-        x = x * jnp.asarray(self.model_dim**0.5, x.dtype)
-        x, _ = self.blocks(split_batch(x), mask)
-        return self.final_norm(x)
+            x = x + self.position_embedding[position].astype(x.dtype)
+        return split_batch(x * jnp.asarray(self.model_dim**0.5, x.dtype))
+
+    def _logits(self, x):
+        weights = self.embedding.embedding.T if self.tie_embeddings else self.head
+        return split_batch(jnp.matmul(x, weights.astype(x.dtype), preferred_element_type=jnp.float32))
+
+    def _check_tokens(self, tokens, longest):
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > longest:
+            raise ValueError(
+                f"tokens must be integers [batch, length <= {longest}], got {tokens.dtype} {tokens.shape}."
+            )
 
     def _check(self) -> None:
         sizes = ("vocab_size", "num_layers", "num_heads", "model_dim", "mlp_dim", "max_length")

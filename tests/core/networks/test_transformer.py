@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lemmata.core.networks.transformer import Transformer, attention_mask, rotate
+from lemmata.core.networks.transformer import Transformer, append, attention_mask, rotate
 
 VOCAB, LENGTH = 50, 12
 TOKENS = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, VOCAB)
@@ -33,6 +33,11 @@ def logits_of(network, params, tokens, **inputs):
 @functools.partial(jax.jit, static_argnums=0)
 def gradient_of(network, params, **inputs):
     return jax.grad(lambda p: jnp.mean(network.apply(p, TOKENS, **inputs) ** 2))(params)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "method"))
+def cached(network, params, cache, tokens, method="extend", **inputs):
+    return network.apply(params, cache, tokens, method=method, **inputs)
 
 
 def positions_that_move(network, params, changed, **inputs):
@@ -100,6 +105,55 @@ def test_order_matters(positions):
     swapped = TOKENS[:, ::-1]
     there, back = (logits_of(network, params, tokens) for tokens in (TOKENS, swapped))
     assert not np.allclose(there[:, ::-1], back, atol=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"positions": "learned", "tie_embeddings": True, "remat": "full"}])
+def test_decoding_with_a_cache_gives_the_logits_of_the_whole_text(overrides):
+    """Position by position: a prompt at once, then one token after the other, in a cache with room to spare."""
+    network, params = make(max_length=LENGTH + 3, **overrides)
+    expected = logits_of(network, params, TOKENS)
+    cache = network.init_cache(4, LENGTH + 3)
+    cache, logits = cached(network, params, cache, TOKENS[:, :5])
+    np.testing.assert_allclose(logits, expected[:, :5], rtol=1e-4, atol=1e-5)
+    for i in range(5, LENGTH):
+        cache, logits = cached(network, params, cache, TOKENS[:, i], method="decode_step")
+        np.testing.assert_allclose(logits, expected[:, i], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(cache.length, LENGTH)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_rows_of_a_cache_keep_their_own_pace(positions):
+    """Prompts of unequal length, padded on the right: each row goes on where its own prompt ended."""
+    network, params = make(positions=positions)
+    expected = logits_of(network, params, TOKENS)
+    lengths = jnp.array([5, 1, 0, 4])
+    prompt = jnp.where(jnp.arange(5) < lengths[:, None], TOKENS[:, :5], 49)
+    cache, logits = cached(
+        network, params, network.init_cache(4, LENGTH), prompt, where=jnp.arange(5) < lengths[:, None]
+    )
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(logits[row, :length], expected[row, :length], rtol=1e-4, atol=1e-5)
+    for step in range(3):
+        tokens = TOKENS[jnp.arange(4), lengths + step]
+        cache, logits = cached(network, params, cache, tokens, method="decode_step")
+        np.testing.assert_allclose(logits, expected[jnp.arange(4), lengths + step], rtol=1e-4, atol=1e-5)
+
+
+def test_cache_of_another_dtype_stays_close():
+    network, params = make()
+    half = network.init_cache(4, LENGTH, dtype=jnp.bfloat16)
+    after, logits = cached(network, params, half, TOKENS)
+    assert after.key.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+    expected = logits_of(network, params, TOKENS)
+    assert float(jnp.max(jnp.abs(logits - expected))) < 0.05 * float(jnp.max(jnp.abs(expected)))
+
+
+def test_append_writes_from_each_rows_start_and_drops_what_lies_beyond():
+    new = jnp.array([[1, 2], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(
+        append(jnp.zeros((3, 4), int), new, jnp.array([0, 2, 3])), [[1, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 5]]
+    )
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
@@ -191,6 +245,17 @@ def test_bad_tokens_are_named(tokens):
     network, params = make()
     with pytest.raises(ValueError, match=r"tokens must be integers \[batch, length <= 12\]"):
         network.apply(params, tokens)
+
+
+def test_bad_cache_is_named():
+    network, params = make()
+    with pytest.raises(ValueError, match=r"length must be in \[1, 12\]"):
+        network.init_cache(2, LENGTH + 1)
+    cache = network.init_cache(4, 5)
+    with pytest.raises(ValueError, match=r"tokens must be integers \[batch, length <= 5\]"):
+        network.apply(params, cache, TOKENS, method="extend")
+    with pytest.raises(ValueError, match="attention must be"):
+        network.clone(attention="full").apply(params, cache, TOKENS[:, 0], method="decode_step")
 
 
 @pytest.mark.parametrize(
