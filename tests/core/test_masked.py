@@ -31,3 +31,14 @@ def test_bfloat16_sums_in_float32():
     x = jnp.ones(1000, jnp.bfloat16)
     assert masked.mean(x) == 1.0
     assert masked.mean(x).dtype == jnp.bfloat16
+
+
+def test_max_is_that_of_the_entries_that_count():
+    x = jnp.array([[3.0, 1.0, -2.0], [-5.0, -4.0, jnp.nan], [jnp.inf, 7.0, 7.0]])
+    where = jnp.array([[True, True, True], [True, True, False], [False, False, False]])
+    np.testing.assert_array_equal(masked.max(x, where, axis=1, empty=-1.0), [3.0, -4.0, -1.0])
+    np.testing.assert_array_equal(masked.max(x[:1], axis=0), x[0])
+    gradient = jax.grad(lambda x: masked.max(x, where, axis=1).sum())(x)
+    np.testing.assert_array_equal(gradient, [[1, 0, 0], [0, 1, 0], [0, 0, 0]])
+    assert masked.max(x.astype(jnp.bfloat16), where, axis=1).dtype == jnp.bfloat16
+    assert masked.max(jnp.zeros((2, 0)), axis=1).tolist() == [0.0, 0.0]
