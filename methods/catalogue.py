@@ -84,4 +84,21 @@ METHODS: tuple[Method, ...] = (
         source="arXiv:2106.13401",
         year=2021,
     ),
+    Method(
+        name="dib_mix",
+        kind="clustering",
+        functions=(
+            "mixed_conditional",
+            "select_continuous_bandwidth",
+            "select_bandwidths",
+            "dib_step",
+            "dib",
+            "dib_mix",
+            "dib_mix_columns",
+            "cluster_information",
+        ),
+        title="A Deterministic Information Bottleneck Method for Clustering Mixed-Type Data",
+        source="arXiv:2407.03389",
+        year=2026,
+    ),
 )
