@@ -384,9 +384,7 @@ def _check_trees(trees, name):
     first, *others = [(jax.tree.structure(tree), [list(jnp.shape(x)) for x in jax.tree.leaves(tree)]) for tree in trees]
     for other in others:
         if other != first:
-            raise ValueError(
-                f"{name} must share structure and shapes, {first[0]} {first[1]}; got {other[0]} {other[1]}."
-            )
+            raise ValueError(f"{name} must be alike in structure and shapes, {first[0]} {first[1]}, got {other}.")
 
 
 def _merge_leaves(merge, trees):
