@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from . import numerics
+
 Tree = TypeVar("Tree")
 
 
@@ -117,3 +119,30 @@ def weighted_sum(tree: Tree, weights: jax.Array) -> Tree:
         return jnp.sum(jnp.where(weight != 0, weight * leaf, 0), axis=0).astype(leaf.dtype)
 
     return jax.tree.map(add, tree)
+
+
+def widen(tree: Tree) -> Tree:
+    """The tree with every leaf a float of at least float32, to compute in."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, numerics.float_dtypes(leaf)[1]), tree)
+
+
+def cast_like(tree: Tree, like: object) -> Tree:
+    """The tree with every leaf in the floating dtype of its leaf in `like`, to return."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(numerics.float_dtypes(other)[0]), tree, like)
+
+
+def check_like(name: str, tree: object, **others: object) -> None:
+    """Check that other trees have the structure and shapes of one.
+
+    Raises:
+        ValueError: names the tree that has not.
+
+    Example:
+        >>> check_like("params", {"w": jnp.zeros(2)}, grads={"w": jnp.zeros(3)})
+        Traceback (most recent call last):
+        ValueError: grads must have the structure and shapes of params.
+    """
+    shapes = jax.tree.map(jnp.shape, tree)
+    for other, value in others.items():
+        if jax.tree.map(jnp.shape, value) != shapes:
+            raise ValueError(f"{other} must have the structure and shapes of {name}.")
