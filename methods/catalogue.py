@@ -101,4 +101,22 @@ METHODS: tuple[Method, ...] = (
         source="arXiv:2407.03389",
         year=2026,
     ),
+    Method(
+        name="kto",
+        kind="losses/alignment",
+        functions=(
+            "sequence_logps",
+            "sft_loss",
+            "kl_reference_point",
+            "kto_loss",
+            "two_stage_weights",
+            "linear_merge",
+            "slerp_merge",
+            "ties_merge",
+            "select_alignment_data",
+        ),
+        title="A Post-Training Enhanced Optimization Approach for Small Language Models",
+        source="arXiv:2411.02939",
+        year=2024,
+    ),
 )
