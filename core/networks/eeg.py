@@ -1,0 +1,317 @@
+"""Convolutional networks for multichannel recordings: EEGNet, ShallowConvNet, DeepConvNet.
+
+Lawhern, Solon, Waytowich, Gordon, Hung, Lance, "EEGNet: a compact convolutional neural network for EEG-based
+brain-computer interfaces", arXiv:1611.08024; Schirrmeister et al., "Deep learning with convolutional neural networks
+for EEG decoding and visualization", arXiv:1703.05051, in the sizes that the first paper uses at 128 Hz.
+
+Inputs are `[batch, channels, time]`; inside, features come last. Running statistics are in the collection
+"batch_stats"; training needs an rng "dropout" where `dropout_rate` is positive. What is linear is done in the cheaper
+order: the spatial filter, which leaves few features of many channels, before or with the temporal one.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from . import temporal
+from .batch import split_batch
+
+
+class EEGNet(nn.Module):
+    """Temporal filters, spatial filters of each, a separable convolution; about two thousand parameters.
+
+    Maps `[batch, channels, time]` to logits `[batch, num_classes]`.
+
+    Attributes:
+        num_classes: number of logits.
+        num_temporal: temporal filters, F1.
+        depth: spatial filters of each temporal one, D.
+        num_separable: outputs of the separable convolution, F2.
+        kernel_size: taps of the temporal filters; half the sampling rate reaches down to 2 Hz.
+        separable_size: taps of the separable convolution.
+        pool_sizes: of the two average pools.
+        dropout_rate: after each pool, in training.
+
+    Raises:
+        ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for the pools, or
+            parameters of other sizes.
+    """
+
+    num_classes: int
+    num_temporal: int = 8
+    depth: int = 2
+    num_separable: int = 16
+    kernel_size: int = 64
+    separable_size: int = 16
+    pool_sizes: Sequence[int] = (4, 8)
+    dropout_rate: float = 0.5
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], **attributes: Any) -> "EEGNet":
+        """The module that has these parameters; `attributes` are those that leave no trace in them."""
+        (kernel_size, num_temporal), (_, _, depth) = jnp.shape(params["temporal"]), jnp.shape(params["spatial"])
+        (separable_size, _), (_, separable) = (jnp.shape(params[f"separable_{name}"]) for name in ("depth", "point"))
+        return cls(_outputs(params), num_temporal, depth, separable, kernel_size, separable_size, **attributes)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
+        sizes = ("num_classes", "num_temporal", "depth", "num_separable", "kernel_size", "separable_size")
+        _check(self, x, sizes, self.pool_sizes)
+        if len(self.pool_sizes) != 2:
+            raise ValueError(f"pool_sizes must be two numbers, got {tuple(self.pool_sizes)}.")
+        first, second = self.pool_sizes
+        _check_samples(x, first * second)
+        channels, f1, width = x.shape[1], self.num_temporal, self.num_temporal * self.depth
+        drop = nn.Dropout(self.dropout_rate, deterministic=not train)
+        norm = _batch_norm(train, momentum=0.99, epsilon=1e-3)
+
+        kernel = _param(self, "temporal", (self.kernel_size, f1), self.kernel_size, self.kernel_size * f1)
+        spatial = _param(self, "spatial", (channels, f1, self.depth), channels * f1, channels * self.depth)
+        affine = MomentNorm(f1, momentum=0.99, epsilon=1e-3, name="bn1")
+        gain, shift = affine(lambda: temporal.same_moments(x, kernel), train)
+        # bn1 is affine in each temporal filter, so it commutes with the sum over channels.
+        z = temporal.depthwise_same(split_batch(jnp.einsum("bct,cfd->btfd", x, spatial)), kernel)
+        z = z * gain[:, None] + shift[:, None] * jnp.sum(spatial, axis=0)
+        z = nn.elu(norm(name="bn2")(z.reshape(*z.shape[:2], width)))
+        z = drop(split_batch(_mean_pool(z, first)))
+
+        depthwise = _param(self, "separable_depth", (self.separable_size, width), self.separable_size * width, 16)
+        pointwise = _param(self, "separable_point", (width, self.num_separable), width, self.num_separable)
+        z = temporal.depthwise_same(z[..., None], depthwise)[..., 0] @ pointwise
+        z = drop(split_batch(_mean_pool(nn.elu(norm(name="bn3")(z)), second)))
+        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+
+
+class ShallowConvNet(nn.Module):
+    """Log band power of learned bands: temporal and spatial filters, square, average over time, log.
+
+    Maps `[batch, channels, time]` to logits `[batch, num_classes]`.
+
+    Attributes:
+        num_classes: number of logits.
+        num_filters: temporal filters, and as many spatial ones over all of them.
+        kernel_size: taps of the temporal filters.
+        pool_size: samples of an average.
+        pool_stride: samples between averages.
+        dropout_rate: before the last layer, in training.
+
+    Raises:
+        ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for kernel and pool, or
+            parameters of other sizes.
+    """
+
+    num_classes: int
+    num_filters: int = 40
+    kernel_size: int = 13
+    pool_size: int = 35
+    pool_stride: int = 7
+    dropout_rate: float = 0.5
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], **attributes: Any) -> "ShallowConvNet":
+        """The module that has these parameters; `attributes` are those that leave no trace in them."""
+        kernel_size, width = jnp.shape(params["temporal"])
+        return cls(_outputs(params), width, kernel_size, **attributes)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
+        _check(self, x, ("num_classes", "num_filters", "kernel_size", "pool_size", "pool_stride"))
+        _check_samples(x, self.kernel_size + self.pool_size - 1)
+        width = self.num_filters
+        z = _filter_bank(self, x, self.kernel_size, width, spatial_bias=False)
+        z = jnp.square(_batch_norm(train, momentum=0.9, epsilon=1e-5)(name="bn")(z))
+        z = _strided_mean(z, self.pool_size, self.pool_stride)
+        z = jnp.log(jnp.clip(z, 1e-7, 1e4))
+        z = nn.Dropout(self.dropout_rate, deterministic=not train)(split_batch(z))
+        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+
+
+class DeepConvNet(nn.Module):
+    """Temporal and spatial filters, then stages of convolution, normalisation, ELU and max pooling.
+
+    Maps `[batch, channels, time]` to logits `[batch, num_classes]`.
+
+    Attributes:
+        num_classes: number of logits.
+        num_filters: filters of each stage.
+        kernel_size: taps of every convolution.
+        pool_size: samples of every maximum.
+        dropout_rate: after every stage, in training.
+
+    Raises:
+        ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for the stages, or
+            parameters of other sizes.
+    """
+
+    num_classes: int
+    num_filters: Sequence[int] = (25, 50, 100, 200)
+    kernel_size: int = 5
+    pool_size: int = 2
+    dropout_rate: float = 0.5
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], **attributes: Any) -> "DeepConvNet":
+        """The module that has these parameters; `attributes` are those that leave no trace in them."""
+        kernel_size, first = jnp.shape(params["temporal"])
+        stages = sum(name.startswith("conv") for name in params)
+        rest = (len(params[f"conv{stage}"]["b"]) for stage in range(2, stages + 2))
+        return cls(_outputs(params), (first, *rest), kernel_size, **attributes)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
+        _check(self, x, ("num_classes", "kernel_size", "pool_size"), self.num_filters)
+        needed = 1
+        for _ in self.num_filters:
+            needed = needed * self.pool_size + self.kernel_size - 1
+        _check_samples(x, needed)
+        norm = _batch_norm(train, momentum=0.9, epsilon=1e-5)
+        z = _filter_bank(self, x, self.kernel_size, self.num_filters[0], spatial_bias=True)
+        for stage, width in enumerate(self.num_filters, start=1):
+            if stage > 1:
+                z = TemporalConv(width, self.kernel_size, name=f"conv{stage}")(z)
+            z = _max_pool(nn.elu(norm(name=f"bn{stage}")(z)), self.pool_size)
+            z = nn.Dropout(self.dropout_rate, deterministic=not train)(split_batch(z))
+        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+class MomentNorm(nn.Module):
+    """Batch normalisation of values that are not there, from their moments: y = gain x + shift.
+
+    Attributes:
+        size: number of features.
+        momentum: running = momentum running + (1 - momentum) batch; the variance is the biased one.
+        epsilon: added to the variance.
+    """
+
+    size: int
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, moments: Callable[[], tuple[jax.Array, jax.Array]], train: bool) -> tuple[jax.Array, jax.Array]:
+        """`(gain, shift)`, each `[size]`; `moments()` is the batch's `(mean, variance)`, called in training alone."""
+        scale = self.param("scale", nn.initializers.ones, (self.size,))
+        bias = self.param("bias", nn.initializers.zeros, (self.size,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.size,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (self.size,))
+        mean, var = moments() if train else (running_mean.value, running_var.value)
+        if train and not self.is_initializing():
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        gain = scale * jax.lax.rsqrt(var + self.epsilon)
+        return gain, bias - mean * gain
+
+
+class Dense(nn.Module):
+    """x w + b, Glorot-uniform and zero."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b, features]` of `[b, inputs]`."""
+        w = _param(self, "w", (x.shape[-1], self.features), x.shape[-1], self.features)
+        return x @ w + self.param("b", nn.initializers.zeros, (self.features,))
+
+
+class TemporalConv(nn.Module):
+    """Convolution along time without padding, with a bias."""
+
+    features: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b, t - kernel_size + 1, features]` of `[b, t, inputs]`."""
+        size, inputs = self.kernel_size, x.shape[-1]
+        w = _param(self, "w", (size, inputs, self.features), size * inputs, size * self.features)
+        return temporal.convolve_valid(x, w) + self.param("b", nn.initializers.zeros, (self.features,))
+
+
+def _filter_bank(module: nn.Module, x: jax.Array, size: int, width: int, *, spatial_bias: bool) -> jax.Array:
+    """A temporal filter of each channel, then a spatial one over all channels and filters: one convolution."""
+    channels = x.shape[1]
+    kernel = _param(module, "temporal", (size, width), size, size * width)
+    bias = module.param("temporal_bias", nn.initializers.zeros, (width,))
+    spatial = _param(module, "spatial", (channels, width, width), channels * width, channels * width)
+    both = jnp.einsum("kf,cfg->kcg", kernel, spatial)
+    offset = jnp.einsum("f,cfg->g", bias, spatial)
+    if spatial_bias:
+        offset = offset + module.param("spatial_bias", nn.initializers.zeros, (width,))
+    return split_batch(temporal.convolve_valid(jnp.swapaxes(x, 1, 2), both) + offset)
+
+
+def _outputs(params: Mapping[str, Any]) -> int:
+    return len(params["dense"]["b"])
+
+
+def _batch_norm(train: bool, *, momentum: float, epsilon: float) -> Callable[..., nn.BatchNorm]:
+    def layer(name: str) -> nn.BatchNorm:
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=momentum, epsilon=epsilon, use_fast_variance=False, name=name
+        )
+
+    return layer
+
+
+def _param(module: nn.Module, name: str, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+    """A Glorot-uniform parameter, drawn flat: XLA's CPU compiler takes long for random numbers of high rank."""
+    if module.has_variable("params", name):
+        found = jnp.shape(module.get_variable("params", name))
+        if found != shape:
+            raise ValueError(f"params: {name} must have shape {list(shape)} for this x, got {list(found)}.")
+    limit = math.sqrt(6 / (fan_in + fan_out))
+
+    def init(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (math.prod(shape),), minval=-limit, maxval=limit).reshape(shape)
+
+    return module.param(name, init)
+
+
+def _mean_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means of `size` neighbours in time; a tail that does not fill one is dropped."""
+    return jnp.mean(_groups(x, size), axis=2)
+
+
+def _max_pool(x: jax.Array, size: int) -> jax.Array:
+    return jnp.max(_groups(x, size), axis=2)
+
+
+def _groups(x: jax.Array, size: int) -> jax.Array:
+    batch, samples, features = x.shape
+    return x[:, : samples // size * size].reshape(batch, samples // size, size, features)
+
+
+def _strided_mean(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Means of `size` neighbours, every `stride` samples, as one product."""
+    start = stride * jnp.arange((x.shape[1] - size) // stride + 1)[:, None]
+    place = jnp.arange(x.shape[1])
+    weights = ((place >= start) & (place < start + size)).astype(x.dtype) / size
+    return jnp.einsum("btf,pt->bpf", x, weights)
+
+
+def _check(module: nn.Module, x: jax.Array, sizes: Sequence[str], several: Sequence[int] = (1,)) -> None:
+    for name in sizes:
+        if getattr(module, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(module, name)}.")
+    if not several or min(several) < 1:
+        raise ValueError(f"pool_sizes and num_filters must be numbers of at least 1, got {tuple(several)}.")
+    if x.ndim != 3:
+        raise ValueError(f"x must have shape [batch, channels, time], got shape {list(x.shape)}.")
+
+
+def _check_samples(x: jax.Array, needed: int) -> None:
+    if x.shape[2] < needed:
+        raise ValueError(
+            f"x must have at least {needed} samples in time for these kernels and pools, got {x.shape[2]}."
+        )
