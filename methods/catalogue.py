@@ -102,6 +102,26 @@ METHODS: tuple[Method, ...] = (
         year=2026,
     ),
     Method(
+        name="imagined_speech",
+        kind="layers",
+        functions=(
+            "init_eegnet",
+            "eegnet",
+            "init_shallow_convnet",
+            "shallow_convnet",
+            "init_deep_convnet",
+            "deep_convnet",
+            "max_norm",
+            "fit_csp",
+            "csp_features",
+            "fit_lda",
+            "hinge_loss",
+        ),
+        title="Imagined Speech State Classification for Robust Brain-Computer Interface",
+        source="arXiv:2412.12215",
+        year=2024,
+    ),
+    Method(
         name="kto",
         kind="losses/alignment",
         functions=(
