@@ -330,7 +330,7 @@ def _attention_layer(params, queries, keys, num_heads, epsilon, where):
     keys = jnp.where(jnp.any(where, axis=1)[..., None], keys, 0)  # what nobody sees may hold anything
 
     def heads(name, x):
-        return _linear(params[name], x).reshape(*x.shape[:2], num_heads, -1)
+        return _linear(params[name], x).reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
     query, key, value = heads("query", queries), heads("key", keys), heads("value", keys)
     scores = jnp.einsum("bqhd,bnhd->bhqn", query, key) / math.sqrt(query.shape[-1])
