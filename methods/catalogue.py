@@ -102,6 +102,21 @@ METHODS: tuple[Method, ...] = (
         year=2026,
     ),
     Method(
+        name="conceptual_contextual",
+        kind="layers",
+        functions=(
+            "init_bilstm",
+            "bilstm_encode",
+            "entity_embedding",
+            "triple_score",
+            "triple_loss",
+            "contextual_features",
+        ),
+        title="Learning Conceptual-Contextual Embeddings for Medical Text",
+        source="arXiv:1908.06203",
+        year=2020,
+    ),
+    Method(
         name="imagined_speech",
         kind="layers",
         functions=(
