@@ -154,4 +154,12 @@ METHODS: tuple[Method, ...] = (
         source="arXiv:2411.02939",
         year=2024,
     ),
+    Method(
+        name="favicomp",
+        kind="samplers",
+        functions=("ensemble_log_probs", "perplexity", "decode", "decode_bigram", "compression_rate"),
+        title="Familiarity-Aware Evidence Compression for Retrieval-Augmented Generation",
+        source="arXiv:2409.12468",
+        year=2025,
+    ),
 )

@@ -1,0 +1,310 @@
+"""Decoding with language models that are trained on the spot.
+
+The models are small Transformers, trained through the engine once a process and set of seeds, and shared by all arms;
+an arm says what they write and how. `data.name` is the task:
+
+- "facts": question answering over retrieved documents, in the made-up land of `lemmata.train.data.facts`. For half of
+  the questions the answer stands in the documents alone, for half the target model knows it and they do not. The target
+  reads the evidence, then answers. `method.evidence` is what it reads: "summary", which the compressor and the target
+  write together (`lemmata.methods.samplers.favicomp`), `method.alpha` being the weight of the target (0: the compressor
+  alone, 1: the target's memory alone), or "documents", as they were retrieved.
+"""
+
+import functools
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from ...core import masked, sequences
+from ...core.networks.transformer import Cache, Transformer
+from ...methods.samplers import favicomp
+from .. import plots
+from ..data import facts
+from ..data.sources import Sampler
+from ..loop import fit
+from ..statistics import ArmResult, mean_interval
+from ..types import ConfigDict
+from .base import Metric, Objective, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EVIDENCE = ("summary", "documents")
+PLACES = {"documents": True, "memory": False}  # where an answer is to be found: whether in the documents
+
+METRICS = {
+    "accuracy": Metric("questions answered", "share"),
+    **{f"accuracy_{place}": Metric(f"questions answered from {place}", "share") for place in PLACES},
+    "f1": Metric("word F1 of the answers"),
+    "perplexity": Metric("perplexity of the evidence under the target"),
+    "compression_rate": Metric("tokens of the documents over tokens of the evidence"),
+}
+
+
+def defaults() -> ConfigDict:
+    """Every key of `data`, `model` and `method`."""
+    return ConfigDict(dict(
+        data=dict(
+            name="facts",
+            questions=256,  # asked after training, of each place
+            relations=16,  # the rest as of `facts.Facts`
+            words=4,
+            documents=6,
+            found=0.7,
+            manner=0.9,
+        ),
+        model=dict(num_layers=2, num_heads=4, model_dim=64, mlp_dim=128, positions="rotary"),
+        method=dict(evidence="summary", alpha=0.5),
+    ))  # fmt: skip
+
+
+def run(config: ConfigDict, *, seed: int) -> dict[str, float]:
+    """Ask both kinds of questions of the models of one seed."""
+    if config.data.name != "facts":
+        raise ValueError(f'data.name must be "facts", got {config.data.name!r}.')
+    if config.method.evidence not in EVIDENCE:
+        raise ValueError(f"method.evidence must be one of {EVIDENCE}, got {config.method.evidence!r}.")
+    land = make_land(config)
+    network = make_network(config, len(land.vocabulary), land.length)
+    params = models_of(config, seed)
+    rows = []
+    for in_documents in PLACES.values():
+        key = jax.random.fold_in(jax.random.key(seed), in_documents)
+        questions = land.questions(key, config.data.questions, in_documents=in_documents)
+        alpha = config.method.alpha if config.method.evidence == "summary" else None
+        replies, measured = _respond(network, params, questions, alpha)
+        answers = [land.text(row) for row in np.asarray(questions.answer)]
+        texts = [land.text(row) for row in np.asarray(replies)]
+        accuracy = np.mean([answered(text, answer) for text, answer in zip(texts, answers, strict=True)])
+        f1 = np.mean([word_f1(text, answer) for text, answer in zip(texts, answers, strict=True)])
+        rows.append({"accuracy": accuracy, "f1": f1} | measured)
+    means = {name: float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
+    return means | {f"accuracy_{place}": float(row["accuracy"]) for place, row in zip(PLACES, rows, strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def make_land(config: ConfigDict) -> facts.Facts:
+    """The land that `config.data` describes."""
+    data = config.data
+    return facts.Facts(data.relations, data.words, data.documents, data.found, data.manner)
+
+
+def make_network(config: ConfigDict, vocabulary: int, length: int) -> Transformer:
+    """The Transformer that `config.model` describes, for texts of `length` tokens."""
+    return Transformer(vocabulary, max_length=length, remat=config.train.remat, **config.model)
+
+
+def make_objective(network: Transformer) -> Objective:
+    """Several models of one architecture, each fitted to its own texts {"tokens", "where"}: batches are by model.
+
+    A model's loss is the cross-entropy of the tokens that count, in nats; theirs are added, which, since they share no
+    parameter, trains each as it would be trained alone.
+    """
+
+    def cross_entropy(params, texts):
+        logits = cast(jax.Array, network.apply(params, texts["tokens"][:, :-1]))
+        nats = -sequences.token_logps(logits, texts["tokens"][:, 1:])
+        return masked.mean(nats, texts["where"][:, 1:])
+
+    def init(key, batch):
+        keys = jax.random.split(key, len(batch))
+        return {name: network.init(k, batch[name]["tokens"][:1]) for name, k in zip(batch, keys, strict=True)}, {}
+
+    def losses(params, batch):
+        return {name: cross_entropy(params[name], texts) for name, texts in batch.items()}
+
+    def loss(params, variables, batch, key):
+        values = losses(params, batch)
+        return sum(values.values()), (variables, values)
+
+    def evaluate(params, variables, batch, key):
+        return losses(params, batch)
+
+    return Objective(init, loss, evaluate)
+
+
+def models_of(config: ConfigDict, seed: int) -> dict[str, Any]:
+    """Parameters by model, trained with all of the config's seeds if need be; the same for all arms of a process."""
+    seeds = tuple(config.seeds) if seed in config.seeds else (seed,)
+    shared = {name: config[name] for name in ("data", "model", "optimizer", "train", "mesh")}
+    params = _trained(FrozenConfigDict(shared), seeds)
+    return params if len(seeds) == 1 else jax.tree.map(lambda x: x[seeds.index(seed)], params)
+
+
+@functools.lru_cache(maxsize=4)
+def _trained(shared: FrozenConfigDict, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Parameters by model; with a leading axis where there are several seeds."""
+    config = ConfigDict(shared)
+    land = make_land(config)
+    texts = {"compressor": land.compressor_texts, "target": land.target_texts}
+
+    def sample(key, n):
+        keys = jax.random.split(key, len(texts))
+        return {name: draw(k, n) for (name, draw), k in zip(texts.items(), keys, strict=True)}
+
+    network = make_network(config, len(land.vocabulary), land.length)
+    task = Task(make_objective(network), train=Sampler(sample), test=Sampler(sample))
+    return jax.device_get(fit(task, config, seeds, progress=False).state.params)
+
+
+# ----------------------------------------------------------------------------------------------------------- decoding
+
+
+@functools.cache
+def step_of(network: Transformer) -> Callable:
+    """`((params, cache), token [batch]) -> ((params, cache), logits [batch, vocab])`: the same one for a network."""
+
+    def step(state: tuple[Any, Cache], token: jax.Array) -> tuple[tuple[Any, Cache], jax.Array]:
+        params, cache = state
+        cache, logits = network.apply(params, cache, token, method="decode_step")
+        return (params, cache), logits
+
+    return step
+
+
+def prompted(network: Transformer, params: Any, size: int, *parts: tuple[jax.Array, jax.Array | None]) -> tuple:
+    """The state of `step_of` after a prompt.
+
+    Args:
+        network: the model.
+        params: its parameters.
+        size: most tokens that the prompt and what is written after it will have.
+        *parts: (tokens `[batch, n]`, which of them count `[batch, n]` or None for all), read one after the other.
+    """
+    cache = network.init_cache(len(parts[0][0]), size)
+    for tokens, where in parts:
+        cache, _ = network.apply(params, cache, tokens, method="extend", where=where)
+    return params, cache
+
+
+def generate(
+    step: Callable,
+    state: Any,
+    first_token: jax.Array,
+    *,
+    key: jax.Array,
+    choose: Callable[[jax.Array, jax.Array], jax.Array],
+    num_steps: int,
+    eos_id: int,
+) -> jax.Array:
+    """Tokens `[batch, num_steps]` of one model, after its prompt's last token `[batch]`.
+
+    Args:
+        step: `(state, token [batch]) -> (state, logits [batch, vocab])`.
+        state: any pytree.
+        first_token: `[batch]` int32, read first.
+        key: PRNG key, split over the steps.
+        choose: `(key, logits [batch, vocab]) -> token [batch]`.
+        num_steps: tokens to write, static.
+        eos_id: the end token, which fills a row once it is written.
+    """
+
+    def write(carry, key):
+        state, token, done = carry
+        state, logits = step(state, token)
+        token = jnp.where(done, eos_id, choose(key, logits)).astype(jnp.int32)
+        return (state, token, done | (token == eos_id)), token
+
+    start = state, first_token, jnp.zeros(first_token.shape, bool)
+    return jax.lax.scan(write, start, jax.random.split(key, num_steps))[1].T
+
+
+def greedy(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """The most probable token."""
+    return jnp.argmax(logits, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _respond(network, params, questions, alpha):
+    """Replies `[n, REPLY]` to the questions, and what the evidence that was read is like; alpha None: the documents."""
+    target, (documents, asked, _) = params["target"], questions
+    n = len(documents)
+
+    def word(token):
+        return jnp.full((n, 1), token), None
+
+    if alpha is None:
+        evidence, where = documents, jnp.ones(documents.shape, bool)
+    else:
+        compressor = prompted(
+            network, params["compressor"], network.max_length, word(facts.READ), (documents, None), word(facts.WRITE)
+        )
+        memory = prompted(network, target, 1 + 1 + facts.SUMMARY, word(facts.WRITE))
+        evidence = favicomp.decode(
+            step_of(network), step_of(network), compressor, memory, asked,
+            alpha=alpha, num_steps=facts.SUMMARY, eos_id=facts.END,
+        )  # fmt: skip
+        where = jnp.cumsum(evidence == facts.END, axis=1) == 0
+
+    text = jnp.concatenate([word(facts.WRITE)[0], asked[:, None], evidence], axis=1)
+    logits = cast(jax.Array, network.apply(target, text[:, :-1]))[:, 1:]
+    measured = {
+        "perplexity": jnp.mean(favicomp.perplexity(logits, evidence, where)),
+        "compression_rate": favicomp.compression_rate(jnp.ones(documents.size, bool), where.ravel()),
+    }
+    size = 3 + evidence.shape[1] + facts.REPLY
+    state = prompted(network, target, size, word(facts.READ), (evidence, where), word(facts.ANSWER))
+    replies = generate(
+        step_of(network), state, asked,
+        key=jax.random.key(0), choose=greedy, num_steps=facts.REPLY, eos_id=facts.END,
+    )  # fmt: skip
+    return replies, measured
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+
+def normalized(text: str) -> str:
+    """Lower case, without punctuation, articles and spare spaces."""
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def answered(text: str, answer: str) -> bool:
+    """Whether the text holds the answer, both normalised."""
+    return normalized(answer) in normalized(text)
+
+
+def word_f1(text: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of the answer's words in the text, both normalised."""
+    given, right = Counter(normalized(text).split()), Counter(normalized(answer).split())
+    shared = sum((given & right).values())
+    return 2 * shared / (sum(given.values()) + sum(right.values())) if shared else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
+    """Questions answered by each arm, by where the answer is to be found, and below each arm what its evidence is."""
+    drawing, (ax,) = plots.new_figure(1.7 * len(results) + 2.0, 4.4)
+    series = {"accuracy_documents": "from documents", "accuracy_memory": "from memory", "accuracy": "all"}
+    for shift, color, (name, label) in zip((-0.2, 0.0, 0.2), plots.COLORS, series.items(), strict=False):
+        seeds = np.stack([result.metrics[name] for result in results.values()], axis=-1)
+        mean, low, high = mean_interval(seeds)
+        places = np.arange(len(results)) + shift
+        ax.errorbar(
+            places, mean, yerr=[mean - low, high - mean], fmt="o", color=color, capsize=4, markersize=7, label=label
+        )
+    ax.set_xticks(range(len(results)), [_describe(arm, result) for arm, result in results.items()], fontsize=8)
+    ax.set_xlim(-0.6, len(results) - 0.4)
+    ax.set_ylim(-0.05, 1.08)
+    ax.set_ylabel(plots.axis_label("accuracy", METRICS))
+    ax.legend(frameon=False, fontsize=9, title="answer is known", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set_title(plots.title("Questions answered", config, results), loc="left", fontsize=11)
+    plots.write_claim(drawing, config, results, METRICS)
+    return drawing
+
+
+def _describe(arm: str, result: ArmResult) -> str:
+    rate, perplexity = (float(np.mean(result.metrics[name])) for name in ("compression_rate", "perplexity"))
+    return f"{arm}\n{rate:.3g} x shorter\nperplexity {perplexity:.3g}"
