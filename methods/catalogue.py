@@ -137,6 +137,14 @@ METHODS: tuple[Method, ...] = (
         year=2024,
     ),
     Method(
+        name="prompt_guided_masks",
+        kind="layers",
+        functions=("prompt_cross_attention", "mask_logits", "prompt_scores", "semantic_map", "dice_loss"),
+        title="Prompt-Guided Mask Proposal for Two-Stage Open-Vocabulary Segmentation",
+        source="arXiv:2412.10292",
+        year=2024,
+    ),
+    Method(
         name="kto",
         kind="losses/alignment",
         functions=(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {
-    "loss": Metric("training loss on held-out scenes"),
     "miou": Metric("mIoU of the asked masks"),
     "best_miou": Metric("mIoU of the best proposals"),
 }
@@ -247,12 +246,10 @@ def make_objective(config: ConfigDict) -> Objective:
         return set_loss(apply(params, variables, batch), batch, **weights), (variables, {})
 
     def evaluate(params, variables, batch, key):
-        predictions = apply(params, variables, batch)
-        class_logits, masks = (stages[-1] for stages in predictions)
+        class_logits, masks = (stages[-1] for stages in apply(params, variables, batch))
         chosen = intersection_over_union(choose(class_logits, masks), batch["target"])
         proposals = intersection_over_union((masks >= 0)[:, :, None], batch["target"][:, None])
         return {
-            "loss": set_loss(predictions, batch, **weights),
             "miou": masked.mean(chosen, batch["where"], axis=-1),
             "best_miou": masked.mean(jnp.max(proposals, axis=1), batch["where"], axis=-1),
         }

@@ -130,48 +130,44 @@ def test_each_prompt_takes_the_mask_of_its_query():
 
 
 @functools.cache
-def trained(prompt):
-    """Loss before and after some steps on one batch, the task, that batch, and what is needed to evaluate it."""
+def started(prompt):
+    """The task, a batch of it, and fresh parameters."""
     task = segmentation.build(make_config(method=dict(prompt=prompt)))
     batch = jax.jit(task.train.sample, static_argnums=1)(jax.random.key(0), 8)
-    params, variables = jax.jit(task.objective.init)(jax.random.key(1), batch)
+    return task.objective, batch, *jax.jit(task.objective.init)(jax.random.key(1), batch)
+
+
+def test_a_few_steps_learn_a_batch():
+    objective, batch, params, variables = started(True)
     optimizer = optax.adam(1e-2)
 
     @jax.jit
     def train(params):
         def step(carry, _):
             params, state = carry
-            (loss, _), grads = jax.value_and_grad(task.objective.loss, has_aux=True)(params, variables, batch, None)
+            (loss, _), grads = jax.value_and_grad(objective.loss, has_aux=True)(params, variables, batch, None)
             updates, state = optimizer.update(grads, state)
             return (optax.apply_updates(params, updates), state), loss
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=60)
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=60)[1]
 
-    (params, _), losses = train(params)
-    evaluate = jax.jit(lambda batch: task.objective.evaluate(params, variables, batch, None))
-    return losses, batch, evaluate
-
-
-@pytest.mark.parametrize("prompt", [True, False])
-def test_a_few_steps_learn_a_batch(prompt):
-    losses, batch, evaluate = trained(prompt)
+    losses = train(params)
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
-    metrics = evaluate(batch)
-    assert set(metrics) == set(segmentation.METRICS)
-    for name in ("miou", "best_miou"):
-        assert metrics[name].shape == (8,)
-        assert np.all((metrics[name] >= 0) & (metrics[name] <= 1))
-    assert np.all(metrics["miou"] <= metrics["best_miou"] + 1e-6)
 
 
 @pytest.mark.parametrize("prompt", [True, False])
 def test_only_a_guided_decoder_proposes_by_the_prompts(prompt):
-    """The best proposal for a target depends on what is asked, or it does not."""
-    _, batch, evaluate = trained(prompt)
+    """Where other prompts are asked, the best proposals for the same targets change, or they do not."""
+    objective, batch, params, variables = started(prompt)
+    evaluate = jax.jit(lambda batch: objective.evaluate(params, variables, batch, None))
     others = batch | {"shape": jnp.roll(batch["shape"], 1, 0), "color": jnp.roll(batch["color"], 1, 0)}
-    best = [evaluate(each)["best_miou"] for each in (batch, others)]
-    assert np.array_equal(*best) == (not prompt)
+    metrics, elsewhere = evaluate(batch), evaluate(others)
+    assert np.array_equal(metrics["best_miou"], elsewhere["best_miou"]) == (not prompt)
+    assert set(metrics) == set(segmentation.METRICS)
+    assert all(value.shape == (8,) for value in metrics.values())
+    assert np.all((metrics["miou"] >= 0) & (metrics["miou"] <= metrics["best_miou"] + 1e-6))
+    assert np.all(metrics["best_miou"] <= 1)
 
 
 def test_queries_may_be_fewer_than_prompts():
