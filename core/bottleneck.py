@@ -106,21 +106,25 @@ def step(
     """New labels `[n]`, beta, and whether a cluster had to be rescued."""
     n = conditional.num_rows
     sizes, q, log_ratio = _clusters(conditional, known, labels, num_clusters)
-    # KL_xt = KL(p(.|x) || p) - agreement_xt: what a row has in common with all clusters is apart, so that their
-    # differences, all that beta and the labels depend on, keep their digits.
+    # KL_xt = divergence_xt - agreement_xt, both against p(y). Without zeros the first is the same for every t, and what
+    # beta and the labels depend on, differences over t, are those of the second, which keep their digits.
     agreement = conditional.map_rows(lambda rows: jnp.matmul(log_ratio, rows.T, precision=_EXACT))
-    agreement += jax.lax.cond(
+    divergence = jax.lax.cond(
         known.has_zeros,
         lambda: conditional.map_rows(
-            lambda rows: jnp.matmul((q == 0).astype(q.dtype), _log_ratio_terms(rows, known.log_p).T, precision=_EXACT)
+            lambda rows: jnp.matmul((q > 0).astype(q.dtype), _log_ratio_terms(rows, known.log_p).T, precision=_EXACT)
         ),
-        lambda: jnp.zeros_like(agreement),
+        lambda: jnp.broadcast_to(known.divergence, agreement.shape),
     )
     occupied = sizes > 0
     log_q = jnp.where(occupied, _safe_log(sizes.astype(q.dtype) / n), -jnp.inf)
     smallest = jnp.argmin(jnp.where(occupied, sizes, n + 1))
-    beta = _beta(agreement, sizes, labels == smallest, smallest)
-    scores = log_q[:, None] - beta * (known.divergence - agreement)
+    gap = (divergence[smallest] - divergence) - (agreement[smallest] - agreement)  # KL_xm - KL_xt
+    rounding = 4 * jnp.finfo(q.dtype).eps * (1 + jnp.abs(agreement) + jnp.abs(agreement[smallest]))
+    counts = (jnp.abs(gap) > rounding) & occupied[:, None] & (labels == smallest)  # t = m has no gap; its ratio is 0
+    ratio = (log_q[smallest] - jnp.where(occupied, log_q, 0.0))[:, None] / jnp.where(counts, gap, 1.0)
+    beta = jnp.maximum(1.0, 1e-3 + jnp.max(jnp.where(counts, ratio, 0.0)))
+    scores = log_q[:, None] - beta * (divergence - agreement)
     new, rescued = _rescue(jnp.argmax(scores, axis=0).astype(jnp.int32), scores)
     return new, beta, rescued
 
@@ -178,16 +182,6 @@ def _clusters(conditional, known, labels, num_clusters):
     sums = conditional.weighted_sum(members.astype(conditional.dtype))
     q = sums / jnp.maximum(sizes, 1)[:, None]
     return sizes, q, jnp.where(q > 0, _safe_log(q) - known.log_p, 0.0)
-
-
-def _beta(agreement, sizes, in_smallest, smallest):
-    """max(1, 1e-3 + max over the smallest cluster's rows and all t of log(q(m) / q(t)) / (KL_xm - KL_xt))."""
-    gap = agreement - agreement[smallest]  # KL_xm - KL_xt
-    rounding = 4 * jnp.finfo(gap.dtype).eps * (1 + jnp.abs(agreement) + jnp.abs(agreement[smallest]))
-    counts = (jnp.abs(gap) > rounding) & (sizes > 0)[:, None] & in_smallest  # t = m has no gap, and a ratio of 0
-    log_sizes = jnp.log(jnp.maximum(sizes, 1).astype(gap.dtype))
-    ratio = (log_sizes[smallest] - log_sizes)[:, None] / jnp.where(counts, gap, 1.0)
-    return jnp.maximum(1.0, 1e-3 + jnp.max(jnp.where(counts, ratio, 0.0)))
 
 
 def _rescue(labels, scores):

@@ -156,8 +156,7 @@ def prepare(
     Raises:
         ValueError: as `check_columns`, `check_kernel` and `check_bandwidths`.
     """
-    n, p, q = check_columns(continuous, categorical, kernel.num_categories)
-    check_kernel(kernel, q=q)
+    n, p, q = check_columns(continuous, categorical, kernel)
     check_bandwidths(bandwidths, lambdas, kernel, p=p)
     floats = [x for x, count in ((continuous, p), (bandwidths, p), (lambdas, q)) if count and x is not None]
     result, wide = numerics.float_dtypes(*floats)
@@ -195,22 +194,20 @@ def check_kernel(kernel: Kernel, *, q: int) -> None:
         )
 
 
-def check_columns(
-    continuous: jax.Array | None, categorical: jax.Array | None, num_categories: Sequence[int] | None = None
-) -> tuple[int, int, int]:
-    """Check rows of mixed type. Values are looked at where they are known.
+def check_columns(continuous: jax.Array | None, categorical: jax.Array | None, kernel: Kernel) -> tuple[int, int, int]:
+    """Check rows of mixed type and their kernel. Values are looked at where they are known.
 
     Args:
         continuous: `[n, p]` float or None.
         categorical: `[n, q]` int or None, level codes from 0.
-        num_categories: L of each categorical column; None leaves codes unchecked.
+        kernel: the factors.
 
     Returns:
         `(n, p, q)`.
 
     Raises:
         ValueError: no columns or rows; shapes that do not fit; a missing value (NaN, or a code that is no level) or a
-            categorical column of one level, each with the column's index.
+            categorical column of one level, each with the column's index; what `check_kernel` raises.
     """
     given = [
         (name, array, axes)
@@ -227,8 +224,9 @@ def check_columns(
         raise ValueError(f"categorical must hold integer codes of levels, got {jnp.result_type(categorical)}.")
     if continuous is not None and checks.is_known(continuous):
         _check_finite(np.asarray(continuous, np.float64))
-    if num_categories is not None and categorical is not None and checks.is_known(categorical):
-        _check_codes(np.asarray(categorical), num_categories)
+    check_kernel(kernel, q=q)
+    if categorical is not None and checks.is_known(categorical):
+        _check_codes(np.asarray(categorical), kernel.num_categories)
     return n, p, q
 
 

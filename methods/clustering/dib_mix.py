@@ -132,7 +132,7 @@ def select_continuous_bandwidth(continuous: jax.Array, *, ratio: ArrayLike = 1.1
         >>> select_continuous_bandwidth(jnp.array([[0.0], [1.0]]))   # 1 / sqrt(2 log 1.1) = 2.29
         Array(2.2, dtype=float32)
     """
-    kernels.check_columns(continuous, None)
+    kernels.check_columns(continuous, None, kernels.Kernel(()))
     checks.in_interval("ratio", ratio, 1.0, jnp.inf, closed="neither")
     result, wide = numerics.float_dtypes(continuous)
     nearest, _ = distances.nearest_and_farthest(continuous.astype(wide))
@@ -170,8 +170,7 @@ def select_bandwidths(
         (None, Array([0.5], dtype=float32))
     """
     kernel = kernels.make_kernel(num_categories, "gaussian", nominal_kernel, ordinal, "li_racine")
-    _, p, q = kernels.check_columns(continuous, categorical, kernel.num_categories)
-    kernels.check_kernel(kernel, q=q)
+    _, p, q = kernels.check_columns(continuous, categorical, kernel)
     if categorical_first and not q:
         raise ValueError("categorical_first needs categorical columns, got none.")
     result, wide = numerics.float_dtypes(*([1.0] if continuous is None else [continuous]))

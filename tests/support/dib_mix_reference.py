@@ -68,14 +68,11 @@ def information(p, labels, num_clusters):
 
 def dib(p, labels, num_clusters, max_iterations=100):
     """Labels, steps taken, whether any cluster was rescued."""
-    negentropy, ever = entropies(p), False
-    for iteration in range(1, max_iterations + 1):
+    negentropy, steps, ever, moved = entropies(p), 0, False, True
+    while moved and steps < max_iterations:
         new, _, rescued = step(p, negentropy, labels, num_clusters)
-        ever |= rescued
-        if (new == labels).all():
-            break
-        labels = new
-    return labels, iteration, ever
+        moved, labels, steps, ever = (new != labels).any(), new, steps + 1, ever | rescued
+    return labels, steps, ever
 
 
 def dib_mix(p, starts, num_clusters, max_iterations=100):
