@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {
-    "margin": Metric("margin of desirable over undesirable answers", "nats"),
-    "cross_entropy": Metric("cross-entropy of desirable answers", "nats/byte"),
-    "accuracy": Metric("pairs in which the desirable answer is the likelier"),
+    "margin": Metric("margin of good over bad answers", "nats"),
+    "cross_entropy": Metric("cross-entropy of good answers", "nats/byte"),
+    "accuracy": Metric("pairs whose good answer is the likelier"),
 }
 
 
@@ -236,7 +236,12 @@ def base_config(config: ConfigDict) -> ConfigDict:
         data=dict(name=config.data.name, window=config.data.prompt + config.data.answer - 1),
         model=model,
         optimizer=dict(name="adam", learning_rate=how["learning_rate"], schedule="cosine"),
-        train=dict(steps=max(how["steps"], 1), batch_size=how["batch_size"], remat=config.train.remat),
+        train=dict(
+            steps=max(how["steps"], 1),
+            batch_size=how["batch_size"],
+            eval_batch_size=8 * how["batch_size"],
+            remat=config.train.remat,
+        ),
         mesh=dict(data=config.mesh.data, model=config.mesh.model),
     )))  # fmt: skip
     return configs.resolve_arm(whole, "main")
@@ -246,8 +251,8 @@ def pretrained(config: ConfigDict) -> Any:
     """The parameters of the base, trained once a process."""
     base = base_config(config)
     if config.model.pretraining.steps == 0:
-        length = base.data.window
-        return language_model.make_network(base).init(jax.random.key(base.seeds[0]), jnp.zeros((1, length), jnp.int32))
+        init = jax.jit(language_model.make_network(base).init)
+        return init(jax.random.key(base.seeds[0]), jnp.zeros((1, base.data.window), jnp.int32))
     return _pretrained(json.dumps(base.to_dict()))
 
 
@@ -297,8 +302,8 @@ def build(config: ConfigDict) -> Task:
 
 
 def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
-    """What each arm gains in margin and what it pays in cross-entropy; thin lines are its way over training."""
-    drawing, (ax,) = plots.new_figure(6.6, 4.6)
+    """What each arm gains in margin and pays in cross-entropy; a thin line is its way over training."""
+    drawing, (ax,) = plots.new_figure(7.2, 4.6)
     plane = ("cross_entropy", "margin")
     base = next((arm for arm in results if config.arms[arm].get("policies") == ((),)), None)
     for arm, color in plots.arm_colors(results).items():
@@ -312,7 +317,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     ax.set_xlabel(plots.axis_label("cross_entropy", METRICS))
     ax.set_ylabel(plots.axis_label("margin", METRICS))
     ax.legend(frameon=False, fontsize=9)
-    ax.set_title("Margin gained and cross-entropy paid, from one base", loc="left", fontsize=11)
+    ax.set_title("Margin gained and cross-entropy paid over training, from one base", loc="left", fontsize=11)
     plots.write_claim(drawing, config, results, METRICS)
     return drawing
 

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(dict(name="python_docs", prompt=8, answer=12, test_rows=512))
     config.model = ConfigDict(dict(
-        num_layers=2, num_heads=4, model_dim=64, mlp_dim=256,
+        num_layers=2, num_heads=4, model_dim=48, mlp_dim=192,
         pretraining=dict(steps=600, batch_size=32, learning_rate=3e-3),
     ))
     config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-4))

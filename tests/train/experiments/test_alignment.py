@@ -226,8 +226,8 @@ def test_figure_shows_every_arm_in_the_plane():
         for arm in ("base", "sft", "kto")
     }
     (ax,) = alignment.figure(config, results).axes
-    assert ax.get_xlabel() == "cross-entropy of desirable answers [nats/byte]"
-    assert ax.get_ylabel() == "margin of desirable over undesirable answers [nats]"
+    assert ax.get_xlabel() == "cross-entropy of good answers [nats/byte]"
+    assert ax.get_ylabel() == "margin of good over bad answers [nats]"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(results)
     ways = [line for line in ax.lines if line.get_marker() == "." and len(line.get_xdata()) == 3]
     assert len(ways) == 2
