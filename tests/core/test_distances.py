@@ -1,10 +1,11 @@
-"""Unit vectors, with a gradient everywhere."""
+"""Unit vectors, with a gradient everywhere; nearest and farthest rows."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lemmata.core import distances
 from lemmata.core.distances import l2_normalize
 
 X = jax.random.normal(jax.random.key(0), (6, 5))
@@ -39,3 +40,26 @@ def test_other_axis_and_dtype():
     assert l2_normalize(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     assert l2_normalize(jnp.array([3, 4])).dtype == jnp.float32
     assert l2_normalize(jnp.zeros((3, 0))).shape == (3, 0)
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 100])
+def test_nearest_and_farthest_are_those_of_all_pairs(block_size):
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    squared = np.square(x[:, None].astype(np.float64) - x).sum(-1)
+    nearest, farthest = distances.nearest_and_farthest(jnp.asarray(x), block_size=block_size)
+    np.testing.assert_allclose(nearest, np.where(np.eye(9), np.inf, squared).min(1), rtol=1e-5)
+    np.testing.assert_allclose(farthest, squared.max(1), rtol=1e-5)
+
+
+def test_near_rows_far_from_the_origin_keep_their_distance():
+    nearest, _ = distances.nearest_and_farthest(jnp.array([[4096.0], [4096.25], [8192.0]]))
+    np.testing.assert_allclose(nearest[:2], 0.0625, rtol=1e-6)
+
+
+def test_nearest_of_duplicates_is_zero_and_one_row_has_none():
+    nearest, farthest = distances.nearest_and_farthest(jnp.ones((3, 2), jnp.bfloat16))
+    assert nearest.dtype == farthest.dtype == jnp.bfloat16
+    assert not nearest.any()
+    assert not farthest.any()
+    with pytest.raises(ValueError, match="two rows"):
+        distances.nearest_and_farthest(jnp.ones((1, 2)))

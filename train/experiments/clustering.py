@@ -80,7 +80,8 @@ def simulate(
         shares: of each cluster, up to a factor; sizes are these shares, rounded.
         continuous: number of continuous columns.
         levels: of each categorical column.
-        overlaps: of the cluster apart with another in a continuous column, and of any two in a categorical one, in (0, 1].
+        overlaps: of the cluster that stands apart with another in a continuous column, and of any two in a categorical
+            one, in (0, 1].
 
     Raises:
         ValueError: fewer levels than clusters, or an overlap outside (0, 1].

@@ -1,0 +1,123 @@
+"""Clustering: the data sets, what a run returns, and what a wrong config is told."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lemmata.train import config as configs
+from lemmata.train import data
+from lemmata.train.experiments import clustering
+from lemmata.train.statistics import ArmResult
+
+
+def make_config(*, arms=None, **sections):
+    config = ConfigDict(dict(experiment="clustering", arms=arms or dict(main={})))
+    config.claim = ConfigDict(dict(metric="ari", better=next(iter(config.arms)), than=list(config.arms)[-1]))
+    for name, section in sections.items():
+        config[name] = ConfigDict(section)
+    return configs.complete(config)
+
+
+def resolved(**method):
+    """Two small mixtures, no table."""
+    few = dict(simulations=(("easy", 0.02, 0.02), ("hard", 0.9, 0.9)), rows=60, tables=())
+    return configs.resolve_arm(make_config(arms=dict(main=method), data=few), "main")
+
+
+def test_overlaps_are_those_asked_for():
+    rng = np.random.default_rng(0)
+    rows = clustering.simulate(rng, rows=60_000, shares=(1.0, 1.0), continuous=1, levels=(3,), overlaps=(0.3, 0.6))
+    first, second = (rows.labels == t for t in (0, 1))
+    edges = np.linspace(-4, 4, 200)
+    densities = [np.histogram(rows.continuous[which, 0], edges)[0] / which.sum() for which in (first, second)]
+    assert np.minimum(*densities).sum() == pytest.approx(0.3, abs=0.02)
+    shares = [np.bincount(rows.categorical[which, 0], minlength=3) / which.sum() for which in (first, second)]
+    assert np.minimum(*shares).sum() == pytest.approx(0.6, abs=0.02)
+
+
+def test_mixture_has_the_sizes_and_scales_asked_for():
+    rows = clustering.simulate(
+        np.random.default_rng(1), rows=101, shares=(3.0, 1.0, 1.0), continuous=5, levels=(3, 4), overlaps=(0.5, 0.5)
+    )
+    sizes = np.bincount(rows.labels)
+    assert sizes.sum() == 101
+    np.testing.assert_allclose(sizes, [60.6, 20.2, 20.2], atol=1)
+    np.testing.assert_allclose(rows.continuous.mean(0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(rows.continuous.std(0, ddof=1), 1.0, rtol=1e-9)
+    assert rows.categorical.min() == 0
+    assert (rows.categorical.max(0) < rows.num_categories).all()
+    assert (rows.num_clusters, rows.ordinal) == (3, ())
+
+
+@pytest.mark.parametrize("name", ["wine", "breast_cancer"])
+def test_half_of_a_table_is_cut_at_its_quantiles(name):
+    rows = clustering.cut_table(np.random.default_rng(0), name, bins=4)
+    features = np.concatenate([data.load(name, split)["features"] for split in ("train", "test")])
+    assert len(rows.labels) == len(features)
+    assert rows.continuous.shape[1] + rows.categorical.shape[1] == features.shape[1]
+    assert rows.categorical.shape[1] == features.shape[1] // 2
+    assert rows.ordinal == tuple(range(rows.categorical.shape[1]))
+    assert rows.num_categories == tuple(rows.categorical.max(0) + 1)
+    share = np.stack([np.bincount(column, minlength=4) for column in rows.categorical.T]) / len(features)
+    assert np.abs(share - 0.25).max() < 0.1  # ties keep it from being exact
+
+
+def test_a_column_of_few_values_has_as_many_levels():
+    table = {"features": np.tile([[0.0, 0.0], [1.0, 1.0]], (10, 1)), "label": np.tile([0, 1], 10)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda name, split: table)
+        assert clustering.cut_table(np.random.default_rng(0), "two", bins=4).num_categories == (2,)
+
+
+def test_a_constant_column_becomes_zero():
+    rows = clustering.make_mixed(np.ones((4, 1)), np.array([[0], [1], [0], [1]]), (2,), labels=np.arange(4) % 2)
+    np.testing.assert_array_equal(rows.continuous, 0.0)
+
+
+def test_seeds_draw_anew_and_arms_see_the_same():
+    config = resolved()
+    first, again, other = (clustering.data_sets(config, seed=seed)["easy"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.continuous, again.continuous)
+    assert not np.array_equal(first.continuous, other.continuous)
+    hard = clustering.data_sets(config, seed=0)["hard"]
+    assert not np.array_equal(hard.labels, first.labels)
+
+
+@pytest.mark.parametrize("name", clustering.METHODS)
+def test_every_method_finds_easy_clusters(name):
+    config = resolved(name=name, restarts=10)
+    scores = clustering.run(config, seed=0)
+    assert set(scores) == set(clustering.METRICS(config))
+    assert scores["ari_easy"] > (0.6 if name == "gower_pam" else 0.85)
+    assert scores["ari_hard"] < scores["ari_easy"]
+    assert scores["ari"] == pytest.approx((scores["ari_easy"] + scores["ari_hard"]) / 2)
+
+
+def test_figure_has_a_group_a_data_set_and_an_entry_an_arm():
+    config = make_config(arms=dict(dib_mix={}, k_means=dict(name="k_means")))
+    rng = np.random.default_rng(0)
+    metrics = clustering.METRICS(config)
+    results = {arm: ArmResult({name: rng.random(3) for name in metrics}, {}, 1.0) for arm in config.arms}
+    (ax,) = clustering.figure(config, results).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dib_mix", "k_means"]
+    assert len(ax.get_xticklabels()) == len(metrics) == 5
+    assert ax.get_ylabel().startswith("adjusted Rand index")
+    assert ax.get_xlabel() == "data set"
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match=r"method\.name must be one of .*got 'dbscan'"):
+        clustering.run(resolved(name="dbscan"), seed=0)
+    with pytest.raises(ValueError, match=r"method\.restarts"):
+        clustering.run(resolved(restarts=0), seed=0)
+    shape = dict(rows=30, shares=(1.0, 1.0, 1.0), continuous=1)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"data\.levels must be at least the number of clusters, 3"):
+        clustering.simulate(rng, **shape, levels=(2,), overlaps=(0.3, 0.3))
+    with pytest.raises(ValueError, match=r"data\.simulations"):
+        clustering.simulate(rng, **shape, levels=(3,), overlaps=(0.0, 0.3))
+    config = resolved()
+    with config.data.ignore_type():
+        config.data.simulations = ()
+    with pytest.raises(ValueError, match=r"data\.simulations and data\.tables"):
+        clustering.run(config, seed=0)
