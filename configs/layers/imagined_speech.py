@@ -28,11 +28,11 @@ def get_config() -> ConfigDict:
         learning_rate=2e-3,
     ))
     config.train = ConfigDict(dict(
-        steps=375,  # 30 epochs
+        steps=200,  # 16 epochs
         batch_size=32,
         eval_batch_size=200,
-        steps_per_dispatch=125,
-        log_every=125,
+        steps_per_dispatch=100,
+        log_every=100,
     ))
 
     control = dict(frequencies=(10.0, 10.0), amplitudes=(0.0, 3.0))

@@ -1,0 +1,180 @@
+"""Time series: folds keep subjects apart, arms share recordings, metrics are scikit-learn's, weights stay in bounds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+from sklearn import metrics as reference
+
+from lemmata.methods.layers import imagined_speech
+from lemmata.train import config as configs
+from lemmata.train.compare import compare
+from lemmata.train.data.eeg import Recording
+from lemmata.train.experiments import time_series
+from lemmata.train.loop import fit
+
+TINY = dict(num_subjects=4, trials_per_subject=8, num_channels=4, num_samples=64, sampling_rate=64.0, folds=2)
+TINY |= dict(frequencies=(20.0, 8.0), amplitudes=(3.0, 3.0), burst_seconds=0.5)
+
+
+def make_config(*, arms=None, data=None, train=None, **method):
+    config = ConfigDict(dict(experiment="time_series", seeds=(0, 1), arms=arms or dict(main=method)))
+    config.data = ConfigDict(TINY | (data or {}))
+    config.optimizer = ConfigDict(dict(name=f"{time_series.__name__}:max_norm_adam", learning_rate=0.01))
+    config.train = ConfigDict(dict(batch_size=8, steps=30, eval_batch_size=16) | (train or {}))
+    return config if arms else configs.resolve_arm(configs.complete(config), "main")
+
+
+@functools.cache
+def fitted():
+    config = make_config(classifier="eegnet")
+    return config, fit(time_series.build(config), config, config.seeds, progress=False)
+
+
+def test_no_subject_is_in_both_parts_of_a_fold():
+    subject = np.repeat([5, 1, 9, 2, 7], 3)
+    pairs = time_series.split_folds(subject, 2)
+    for train, test in pairs:
+        assert not set(subject[train]) & set(subject[test])
+        assert sorted([*train, *test]) == list(range(15))
+    assert sorted(np.concatenate([test for _, test in pairs])) == list(range(15))  # each is tested once
+
+
+def test_tables_repeat_in_training_and_mask_in_the_test():
+    subject = np.array([0, 0, 0, 1])
+    train, test = time_series.fold_tables(subject, 2)
+    np.testing.assert_array_equal(train.T, [[3, 3, 3], [0, 1, 2]])
+    np.testing.assert_array_equal(test.T, [[0, 1, 2], [3, -1, -1]])
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 3, 50), rng.integers(0, 2, 50)  # one class is never predicted
+    got = time_series.scores(jnp.asarray(reference.confusion_matrix(true, predicted, labels=[0, 1, 2])))
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(
+        true, predicted, average="macro", zero_division=0
+    )
+    expected = dict(accuracy=reference.accuracy_score(true, predicted), precision=precision, recall=recall, f1=f1)
+    assert set(got) == set(time_series.METRICS)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_pipelines_get_the_recording_of_the_network_of_their_seed():
+    config, result = fitted()
+    for index, seed in enumerate(config.seeds):
+        x, label = time_series.recording_of(config, seed)
+        np.testing.assert_allclose(result.state.variables["x"][index], x, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(result.state.variables["label"][index], label)
+    assert not np.allclose(result.state.variables["x"][0], result.state.variables["x"][1])
+
+
+def test_held_out_metrics_are_those_of_networks_that_have_not_seen_the_subject():
+    config, result = fitted()
+    source = time_series.source_of(config)
+    state = jax.tree.map(lambda leaf: leaf[0], result.state._replace(key=jnp.zeros(2)))
+    accuracies = []
+    for fold, (_, test) in enumerate(time_series.split_folds(source.subject, 2)):
+        params, stats = jax.tree.map(lambda leaf, fold=fold: leaf[fold], (state.params, state.variables["stats"]))
+        logits, _ = imagined_speech.eegnet(params, stats, state.variables["x"][test])
+        accuracies.append(np.mean(logits.argmax(-1) == state.variables["label"][test]))
+    np.testing.assert_allclose(result.metrics["accuracy"][0], np.mean(accuracies), rtol=1e-5)
+    assert result.metrics["accuracy"].mean() > 0.7
+
+
+def test_weights_stay_within_their_norms():
+    _, result = fitted()
+    params = result.state.params  # [seeds, folds, ...]
+    spatial = np.linalg.norm(params["spatial"], axis=2)
+    columns = np.linalg.norm(params["dense"]["w"], axis=2)
+    assert spatial.max() <= 1 + 1e-5
+    assert columns.max() <= 0.25 + 1e-5
+    assert spatial.max() > 0.99  # the limits are reached
+    assert columns.max() > 0.24
+
+
+@pytest.mark.parametrize("name", ["shallow_convnet", "deep_convnet"])
+def test_projection_takes_every_kernel_of_the_other_networks(name):
+    init = getattr(imagined_speech, f"init_{name}")
+    params, _ = init(key=jax.random.key(0), num_channels=3, num_samples=80, num_classes=2)
+    large = jax.tree.map(lambda leaf: 100 * (leaf + 1.0), params)
+    projected = time_series.project(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), large))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(projected):
+        text = jax.tree_util.keystr(path)
+        axes = {3: (0,), 4: (0, 1)}.get(leaf.ndim + 1)
+        if "bias" in text or "scale" in text or "'b'" in text:
+            continue
+        norm = np.sqrt(np.square(leaf[0]).sum(tuple(range(leaf.ndim - 2))))
+        np.testing.assert_allclose(norm, 0.5 if "dense" in text else 2.0, rtol=1e-4, err_msg=f"{text} {axes}")
+
+
+def test_adam_is_optaxs_where_no_limit_is_reached():
+    params, _ = imagined_speech.init_eegnet(key=jax.random.key(0), num_channels=3, num_samples=64, num_classes=2)
+    params = jax.tree.map(lambda leaf: 0.01 * leaf, params)
+    grads = jax.tree.map(jnp.cos, params)
+    for_one = time_series.max_norm_adam(1e-3)
+    plain = optax.adam(1e-3)
+    ours, theirs = (o.update(grads, o.init(params), params)[0] for o in (for_one, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), ours, theirs)
+
+
+def test_csp_sees_power_and_not_frequency():
+    bands = time_series.run(
+        make_config(classifier="csp_lda", num_filters=(2,), data=dict(trials_per_subject=40)), seed=0
+    )
+    power = time_series.run(
+        make_config(classifier="csp_svm", costs=(1.0, 10.0), num_filters=(2,),
+                    data=dict(trials_per_subject=40, frequencies=(8.0, 8.0), amplitudes=(0.0, 3.0))), seed=0,
+    )  # fmt: skip
+    assert bands["accuracy"] < 0.7 < 0.85 < power["accuracy"]
+    assert set(bands) == set(time_series.METRICS)
+
+
+def own_recording():
+    rng = np.random.default_rng(0)
+    label = np.arange(20) % 2
+    x = rng.normal(size=(20, 3, 40)) * (1 + 4 * (label[:, None, None] == np.arange(3)[:, None]))
+    return Recording(x.astype(np.float32), label.astype(np.int32), np.arange(20) // 5)
+
+
+def test_own_recording_by_name(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "my_recordings", __import__("types").ModuleType("my_recordings"))
+    monkeypatch.setattr("my_recordings.load", own_recording, raising=False)
+    config = make_config(classifier="csp_lda", data=dict(name="my_recordings:load"), num_filters=(2,))
+    assert time_series.run(config, seed=0)["accuracy"] > 0.9
+
+
+def test_comparison_draws_a_panel_a_recording():
+    control = dict(frequencies=(8.0, 8.0), amplitudes=(0.0, 3.0))
+    config = make_config(
+        arms=dict(
+            a=dict(classifier="csp_lda", num_filters=(2,)),
+            b=dict(classifier="csp_svm", num_filters=(2,), costs=(1.0,)),
+            b_control=dict(classifier="csp_lda", num_filters=(2,), data=control),
+        )
+    )
+    config.claim = ConfigDict(dict(metric="accuracy", better="a", than="b"))
+    comparison = compare(config, progress=False)
+    drawing = time_series.figure(comparison.config, comparison.results)
+    assert [ax.get_title() for ax in drawing.axes] == ["burst: 3 at 20 Hz or 3 at 8 Hz", "burst: none or 3 at 8 Hz"]
+    assert drawing.axes[0].get_ylabel() == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(classifier="transformer"), "method.classifier must be one of"),
+        (dict(classifier="eegnet", data=dict(folds=1)), "data.folds must be at least 2"),
+        (dict(classifier="eegnet", data=dict(folds=5)), "data.folds must be at least 2 and at most .* 4"),
+        (dict(classifier="eegnet", data=dict(name="bci")), "data.name must be"),
+        (dict(classifier="eegnet", train=dict(eval_batch_size=8)), "train.eval_batch_size must be 16"),
+    ],
+)
+def test_wrong_config_names_the_key(settings, message):
+    config = make_config(**settings)
+    with pytest.raises(ValueError, match=message):
+        (time_series.build if time_series.kind(config) == "build" else time_series.run)(config)
