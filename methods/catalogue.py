@@ -163,6 +163,21 @@ METHODS: tuple[Method, ...] = (
         year=2024,
     ),
     Method(
+        name="rcrl",
+        kind="losses/contrastive",
+        functions=(
+            "return_segments",
+            "sample_segment_pairs",
+            "return_pair_labels",
+            "rcrl_loss",
+            "optimal_discriminator",
+            "PairDiscriminator",
+        ),
+        title="Return-Based Contrastive Representation Learning for Reinforcement Learning",
+        source="arXiv:2102.10960",
+        year=2021,
+    ),
+    Method(
         name="favicomp",
         kind="samplers",
         functions=("ensemble_log_probs", "perplexity", "decode", "decode_bigram", "compression_rate"),

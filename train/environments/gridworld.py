@@ -1,0 +1,98 @@
+"""A gridworld seen through a random code and noise: what to do is easy, what to look at has to be found.
+
+The agent starts at the centre of a square and moves up, down, left or right; walls stop it, and with probability
+`slip` its move is a random one. Two opposite corners pay, one of them more, and send it back to the centre. Each cell
+has some codes of random numbers, drawn once a run; an observation is one of them, any, beside numbers of fresh noise.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..types import ConfigDict
+from .base import Environment, Step
+
+MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # row and column
+
+
+def defaults() -> ConfigDict:
+    """Every key that `make` reads."""
+    return ConfigDict(dict(
+        size=5,  # cells a side, odd
+        rewards=(1.0, 2.0),  # of the first and of the last cell, opposite corners
+        slip=0.0,  # probability of a random move
+        horizon=60,  # steps of an episode
+        code_dim=32,
+        looks=1,  # codes of a cell
+        noise_dim=32,
+        noise=1.0,  # its standard deviation, that of the code being 1
+    ))  # fmt: skip
+
+
+def make(data: ConfigDict) -> Environment:
+    """The gridworld that a config's section describes.
+
+    Raises:
+        ValueError: a size that is even or below 3, no look, or a slip outside [0, 1].
+    """
+    if data.size < 3 or data.size % 2 == 0:
+        raise ValueError(f"data.size must be odd and at least 3, got {data.size}.")
+    if data.looks < 1:
+        raise ValueError(f"data.looks must be at least 1, got {data.looks}.")
+    if not 0 <= data.slip <= 1:
+        raise ValueError(f"data.slip must be in [0, 1], got {data.slip}.")
+    successor, reward = transitions(data.size, data.rewards)
+    start, actions = data.size**2 // 2, len(MOVES)
+
+    def make_world(key):
+        return jax.random.normal(key, (data.size**2, data.looks, data.code_dim))
+
+    def observe(codes, cells, key):
+        key, look_key = jax.random.split(key)
+        noise = data.noise * jax.random.normal(key, (len(cells), data.noise_dim))
+        look = (jax.random.uniform(look_key, cells.shape) * data.looks).astype(jnp.int32)
+        return jnp.concatenate([codes[cells, look], noise], axis=-1)
+
+    def reset(codes, key, n):
+        state = {"cell": jnp.full(n, start), "time": jnp.zeros(n, jnp.int32)}
+        return state, observe(codes, state["cell"], key)
+
+    def step(codes, state, action, key):
+        if data.slip:
+            key, slip_key = jax.random.split(key)
+            slips, move = jax.random.uniform(slip_key, (2, len(action)))
+            action = jnp.where(slips < data.slip, (move * actions).astype(jnp.int32), action)
+        pay, cell = jnp.asarray(reward)[state["cell"], action], jnp.asarray(successor)[state["cell"], action]
+        last = state["time"] == data.horizon - 1
+        cell, time = jnp.where(last, start, cell), jnp.where(last, 0, state["time"] + 1)
+        return {"cell": cell, "time": time}, Step(observe(codes, cell, key), pay, last)
+
+    def references():
+        return known_returns(successor, reward, start=start, slip=data.slip, horizon=data.horizon)
+
+    return Environment(actions, data.code_dim + data.noise_dim, data.horizon, make_world, reset, step, references)
+
+
+def transitions(size: int, rewards: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Where each move leads without slipping, and what it pays: `[cells, moves]` int32 and float32.
+
+    A move into a paying corner leads to the centre.
+    """
+    cells = np.stack(np.divmod(np.arange(size**2), size), axis=-1)
+    moved = np.clip(cells[:, None] + MOVES, 0, size - 1)
+    target = moved[..., 0] * size + moved[..., 1]
+    reward = np.where(target == 0, rewards[0], 0.0) + np.where(target == size**2 - 1, rewards[1], 0.0)
+    successor = np.where((target == 0) | (target == size**2 - 1), size**2 // 2, target)
+    return successor.astype(np.int32), reward.astype(np.float32)
+
+
+def known_returns(
+    successor: np.ndarray, reward: np.ndarray, *, start: int, slip: float, horizon: int
+) -> dict[str, float]:
+    """Undiscounted returns of an episode, of the best policy that knows the time left and of the random one."""
+    best, random = np.zeros(len(successor)), np.zeros(len(successor))
+    for _ in range(horizon):
+        value = reward + best[successor]
+        best = (1 - slip) * value.max(axis=1) + slip * value.mean(axis=1)
+        random = (reward + random[successor]).mean(axis=1)
+    return {"optimal": float(best[start]), "random": float(random[start])}
