@@ -42,7 +42,7 @@ def sample_mse(x, s, bits, stochastic=False):
 )
 def test_clip_of_a_normal_is_near_the_known_minimum(bits, minimum, above):
     """The rule's fixed point lies above the minimum of J, the card's number, by what the docstring says."""
-    assert optimize.minimize_scalar(normal_mse, (0.5, 2, 6), args=(bits,)).x == pytest.approx(minimum, abs=1e-3)
+    assert optimize.minimize_scalar(normal_mse, bounds=(0.5, 6), args=(bits,)).x == pytest.approx(minimum, abs=1e-3)
     clip = float(cu.optimal_clip(jnp.asarray(normal(), jnp.float32), bits=bits))
     assert minimum * (1 - 3e-3) < clip < 1.04 * minimum
     assert normal_mse(clip, bits) < (1 + above) * normal_mse(minimum, bits)

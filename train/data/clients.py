@@ -1,0 +1,85 @@
+"""Dealing the examples of a data set to the clients of a federation, on the host and by a seed."""
+
+import numpy as np
+
+from ..types import ConfigDict
+
+SPLITS = ("dirichlet", "iid")
+
+
+def dirichlet_split(
+    labels: np.ndarray, *, clients: int, concentration: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Deal examples to clients with label skew: of each class, the clients get Dirichlet(concentration) shares.
+
+    As Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification"
+    (arXiv:1909.06335) have it, but with shares drawn class by class, so that clients differ in size too.
+
+    Args:
+        labels: `[n]` int.
+        clients: at least 1.
+        concentration: positive; small values leave a client few classes, large ones an even part of all.
+        rng: draws the order within each class, then its shares.
+
+    Returns:
+        One array of row numbers a client; together each row once. A client may get none.
+
+    Raises:
+        ValueError: clients < 1, a concentration that is not positive, or no example.
+    """
+    if clients < 1:
+        raise ValueError(f"data.clients must be at least 1, got {clients}.")
+    if not concentration > 0:
+        raise ValueError(f"data.concentration must be positive, got {concentration}.")
+    if len(labels) == 0:
+        raise ValueError("labels must hold at least one example, got none.")
+    parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(clients, concentration))
+        ends = np.round(np.cumsum(shares)[:-1] * len(rows)).astype(int)
+        for part, own in zip(parts, np.split(rows, ends), strict=True):
+            part.append(own)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def iid_split(labels: np.ndarray, *, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Deal examples to clients at random, in parts whose sizes differ by 1 at most; arguments as `dirichlet_split`."""
+    if clients < 1:
+        raise ValueError(f"data.clients must be at least 1, got {clients}.")
+    return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+
+
+def deals(labels: np.ndarray, settings: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """Several deals of one data set, as arrays that a program can index.
+
+    Args:
+        labels: `[n]` int.
+        settings: `split` ("dirichlet" or "iid"), `clients`, `concentration`, `partitions` (how many deals) and
+            `partition_seed`, which sets them all.
+
+    Returns:
+        Rows `[partitions, clients, most]` int32, each client's own first and then filled up with 0, and how many are
+        its own, `[partitions, clients]` int32.
+
+    Raises:
+        ValueError: a setting outside its range.
+    """
+    if settings.split not in SPLITS:
+        raise ValueError(f"data.split must be one of {SPLITS}, got {settings.split!r}.")
+    if settings.partitions < 1:
+        raise ValueError(f"data.partitions must be at least 1, got {settings.partitions}.")
+    found = []
+    for index in range(settings.partitions):
+        rng = np.random.default_rng((settings.partition_seed, index))
+        if settings.split == "iid":
+            found.append(iid_split(labels, clients=settings.clients, rng=rng))
+        else:
+            concentration = settings.concentration
+            found.append(dirichlet_split(labels, clients=settings.clients, concentration=concentration, rng=rng))
+    counts = np.array([[len(part) for part in parts] for parts in found], np.int32)
+    rows = np.zeros((*counts.shape, counts.max()), np.int32)
+    for i, parts in enumerate(found):
+        for j, part in enumerate(parts):
+            rows[i, j, : len(part)] = part
+    return rows, counts
