@@ -13,14 +13,14 @@ query-based decoder (Mask2Former) takes, for queries q, image features x, text t
 
 with MHA(q, t) = concat_h softmax( (q W_q)_h (t W_k)_h^T / sqrt(d/h) ) (t W_v)_h W_o, each product with its bias. Masks
 are <q, E_xy> for a pixel embedding E, and the score of query q for the prompt e is cos(q, e) / temperature. A semantic
-map is sum_q softmax(class logits)_c sigmoid(mask)_xy. Training matches queries to targets and adds up, at every layer, a
-classification loss, binary cross-entropy and, for p = sigmoid(mask) and a target t,
+map is sum_q softmax(class logits)_c sigmoid(mask)_xy. Training matches queries to targets and adds up, at every layer,
+a classification loss, binary cross-entropy and, for p = sigmoid(mask) and a target t,
 
     dice = 1 - (2 sum p t + 1) / (sum p + sum t + 1).
 
-The paper gives no program, and leaves open the place of the second line and the temperature; here it stands as above,
-and is 0.07. `prompt_cross_attention` takes a dictionary of parameters; `PromptCrossAttention` is a Flax module that
-declares that very dictionary, and `PromptGuidedDecoderLayer` is the four lines above, or with prompt=False the baseline.
+No program was released. The place of the second line between the others and the temperature, 0.07, are chosen here.
+`prompt_cross_attention` takes a dictionary of parameters; `PromptCrossAttention` is a Flax module that declares that
+very dictionary, and `PromptGuidedDecoderLayer` is the four lines above, or with prompt=False the baseline.
 """
 
 import math

@@ -95,7 +95,8 @@ def draw_scenes(
 
     cells = jnp.argsort(cells, axis=-1)[:, :most]
     radius = SMALLEST + spread * ((cell - 1) / 2 - SMALLEST)
-    x, y = (cell * corner + radius + free * (cell - 2 * radius) for corner, free in ((cells % side, right), (cells // side, down)))
+    free = cell - 2 * radius
+    x, y = cell * (cells % side) + radius + right * free, cell * (cells // side) + radius + down * free
 
     masks = _outlines(x, y, radius, size)[:shapes]  # [shapes, n, most, size, size]
     chosen = shape == jnp.arange(shapes)[:, None, None]
@@ -112,18 +113,18 @@ def _outlines(x: jax.Array, y: jax.Array, radius: jax.Array, size: int) -> jax.A
     x, y, radius = (value[..., None, None] for value in (x, y, radius))
     x, y = (pixel - x) / radius, (pixel[:, None] - y) / radius
     far, near = jnp.maximum(abs(x), abs(y)), jnp.minimum(abs(x), abs(y))
-    square = x**2 + y**2
+    reach = x**2 + y**2
     outlines = {
         "square": far <= 1.0,
-        "disc": square <= 1.0,
+        "disc": reach <= 1.0,
         "triangle": (abs(y) <= 0.9) & (abs(x) <= (y + 1.1) / 2),
         "plus": (near <= 0.35) & (far <= 1.0),
-        "ring": (square <= 1.0) & (square >= 0.3),
+        "ring": (reach <= 1.0) & (reach >= 0.3),
         "diamond": abs(x) + abs(y) <= 1.0,
         "bar": (abs(x) <= 1.0) & (abs(y) <= 0.4),
         "pillar": (abs(x) <= 0.4) & (abs(y) <= 1.0),
     }
-    return jnp.stack([jnp.broadcast_to(outlines[name], square.shape) for name in SHAPES])
+    return jnp.stack([jnp.broadcast_to(outlines[name], reach.shape) for name in SHAPES])
 
 
 def draw_prompts(

@@ -137,7 +137,11 @@ class Segmenter(nn.Module):
         x = x.reshape(batch, height // 2, width // 2, 4 * channels) - scenes.BACKGROUND
         for index, size in enumerate(self.features):
             x = nn.Conv(
-                size, (3, 3), conv_general_dilated=convolve_patches, kernel_init=_flat_lecun_normal, name=f"conv_{index}"
+                size,
+                (3, 3),
+                conv_general_dilated=convolve_patches,
+                kernel_init=_flat_lecun_normal,
+                name=f"conv_{index}",
             )(x)
             x = split_batch(nn.relu(nn.LayerNorm(name=f"norm_{index}")(x)))
         place = self.param("place", nn.initializers.normal(0.1), (x.shape[1] * x.shape[2], self.dim))
@@ -189,7 +193,7 @@ def set_loss(predictions: Predictions, batch: Any, *, class_weight: float, mask_
     targets, where = batch["target"], batch["where"]
     costs = pair_costs(predictions, targets, class_weight=class_weight, mask_weight=mask_weight)
     paired = jax.vmap(jax.vmap(match), in_axes=(0, None))(jax.lax.stop_gradient(costs), where)  # [l, b, q, t]
-    depth, examples, queries, prompts = paired.shape
+    depth, examples, _, prompts = paired.shape
 
     none = ~jnp.any(paired, axis=-1)
     label = jnp.where(none, prompts, jnp.argmax(paired, axis=-1))
@@ -221,14 +225,23 @@ def choose(class_logits: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def make_objective(config: ConfigDict) -> Objective:
-    """Fits a `Segmenter` to batches as `build` samples them; the prompts' codes are fixed, and drawn anew by each seed."""
-    model, method = dict(config.model), config.method
-    text_dim = model.pop("text_dim")
+    """Fits a `Segmenter` to batches as `build` samples them; the prompts' codes are fixed, each seed's its own."""
+    model, method = config.model, config.method
     if config.data.size % 2:
         raise ValueError(f"data.size must be even, got {config.data.size}.")
-    if model["num_queries"] < 1 or model["num_layers"] < 1:
-        raise ValueError(f"model.num_queries and model.num_layers must be at least 1, got {config.model}.")
-    network = Segmenter(**model | dict(features=tuple(model["features"])), prompt=method.prompt)
+    for key in ("num_queries", "num_layers"):
+        if model[key] < 1:
+            raise ValueError(f"model.{key} must be at least 1, got {model[key]}.")
+    network = Segmenter(
+        model.num_queries,
+        model.num_layers,
+        model.dim,
+        model.num_heads,
+        model.hidden,
+        tuple(model.features),
+        model.temperature,
+        method.prompt,
+    )
     weights = dict(class_weight=method.class_weight, mask_weight=method.mask_weight)
 
     def apply(params, variables, batch) -> Predictions:
@@ -237,7 +250,7 @@ def make_objective(config: ConfigDict) -> Objective:
 
     def init(key, batch):
         params_key, codes_key = jax.random.split(key)
-        codes = scenes.phrase_codes(codes_key, text_dim)
+        codes = scenes.phrase_codes(codes_key, model.text_dim)
         one = jax.tree.map(lambda x: x[:1], batch)
         params = network.init(params_key, one["image"], codes[one["shape"], one["color"]], one["where"])
         return params, {"codes": codes}
@@ -258,7 +271,7 @@ def make_objective(config: ConfigDict) -> Objective:
 
 
 def sample_batch(key: jax.Array, n: int, data: ConfigDict) -> dict[str, jax.Array]:
-    """Scenes and prompts: {"image", "shape", "color", "where", "target"}, the last three and `target` of the prompts."""
+    """Scenes and prompts: {"image", "shape", "color", "where", "target"}, all but the first of the prompts."""
     scene_key, prompt_key = jax.random.split(key)
     kinds = dict(shapes=data.shapes, colors=data.colors)
     drawn = scenes.draw_scenes(

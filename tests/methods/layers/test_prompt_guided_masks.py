@@ -1,6 +1,7 @@
 """Prompt-guided mask proposal: the oracles of its card."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,9 @@ def layer_norm(params, x, epsilon=1e-5):
 @functools.cache
 def attend(num_heads=HEADS):
     """The compiled function, for `where` as an array."""
-    return jax.jit(lambda params, q, t, where: pmp.prompt_cross_attention(params, q, t, num_heads=num_heads, where=where))
+    return jax.jit(
+        lambda params, q, t, where: pmp.prompt_cross_attention(params, q, t, num_heads=num_heads, where=where)
+    )
 
 
 PARAMS, QUERIES, TEXT, ALL = attention_params(), normal(1, B, Q, D), normal(2, B, T, D), np.ones((B, T), bool)
@@ -126,7 +129,9 @@ def test_prompt_score_is_a_cosine():
     text = normal(4, 4, D)
     scores = pmp.prompt_scores(QUERIES, text, temperature=0.1)
     assert np.abs(scores).max() <= 10 + 1e-4
-    np.testing.assert_allclose(pmp.prompt_scores(3 * QUERIES, 0.2 * text, temperature=0.1), scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        pmp.prompt_scores(3 * QUERIES, 0.2 * text, temperature=0.1), scores, rtol=1e-4, atol=1e-5
+    )
     own = pmp.prompt_scores(text[None], text)
     np.testing.assert_allclose(jnp.diagonal(own[0]), 1 / 0.07, rtol=1e-5)
     assert np.array_equal(jnp.argmax(own[0], -1), np.arange(4))
@@ -160,7 +165,7 @@ def test_semantic_map_forgets_what_is_no_object():
 def test_dice_of_a_perfect_mask_tends_to_zero():
     targets = normal(7, B, Q, 6, 6) > 0
     losses = [pmp.dice_loss(scale * (2.0 * targets - 1), targets) for scale in (0.0, 2.0, 5.0, 40.0)]
-    assert all(np.all(after < before) for before, after in zip(losses, losses[1:], strict=False))
+    assert all(np.all(after < before) for before, after in itertools.pairwise(losses))
     np.testing.assert_allclose(losses[-1], 0.0, atol=1e-6)
 
 
@@ -242,7 +247,9 @@ def test_bfloat16_layer_stays_bfloat16_and_close():
     narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), inputs)
     out = jax.jit(layer.apply)(*narrow)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), decoder(True)[0](image_mask=np.ones_like(SEEN)), rtol=0.1, atol=0.1)
+    np.testing.assert_allclose(
+        out.astype(jnp.float32), decoder(True)[0](image_mask=np.ones_like(SEEN)), rtol=0.1, atol=0.1
+    )
 
 
 # --- bad input
