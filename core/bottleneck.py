@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from . import blocks
 
@@ -130,7 +131,7 @@ def step(
 
 
 def search(
-    conditional: Conditional, known: Marginal, labels: jax.Array, num_clusters: int, max_iterations: int
+    conditional: Conditional, known: Marginal, labels: jax.Array, num_clusters: int, max_iterations: ArrayLike
 ) -> Search:
     """Steps from labels `[n]` until none changes, or `max_iterations` are done."""
 
@@ -153,7 +154,7 @@ def balanced_labels(key: jax.Array, n: int, num_clusters: int, count: int) -> ja
 
 
 def best_of(
-    frozen: Conditional, live: Conditional, starts: jax.Array, num_clusters: int, max_iterations: int
+    frozen: Conditional, live: Conditional, starts: jax.Array, num_clusters: int, max_iterations: ArrayLike
 ) -> tuple[Search, jax.Array, jax.Array]:
     """Search from every start, and keep the most informative labels; those that needed no rescue come first.
 
@@ -162,7 +163,7 @@ def best_of(
         live: the same, with what gradient its information shall have.
         starts: `[restarts, n]` int32.
         num_clusters: k, static.
-        max_iterations: static.
+        max_iterations: at least 1.
 
     Returns:
         `(search, mutual_information, entropy)` of the best start.

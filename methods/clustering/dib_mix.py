@@ -220,7 +220,7 @@ def dib(conditional: jax.Array, assignments: jax.Array, *, num_clusters: int, ma
         conditional: `[n, n]` float, row x is p(.|x). The information has its gradient at the labels found.
         assignments: `[n]` int, labels 0 to k - 1.
         num_clusters: k, static, from 2 to n.
-        max_iterations: static, at least 1.
+        max_iterations: at least 1.
 
     Returns:
         `DIBResult`.
@@ -251,7 +251,7 @@ def dib_mix(
         key: PRNG key of the starts.
         num_clusters: k, static, from 2 to n.
         num_restarts: static, at least 1. Memory is that of a few `[num_restarts, k, n]` arrays.
-        max_iterations: static, at least 1.
+        max_iterations: at least 1.
 
     Returns:
         `DIBResult` of the start with the largest I(T;Y) among those that never needed a rescue, if there are any.
@@ -318,8 +318,8 @@ def dib_mix_columns(
     checks.in_interval("block_size", block_size, 1, jnp.inf)
     checks.in_interval("num_clusters", num_clusters, 2, n)
     starts = _starts(key, n, num_clusters, num_restarts, max_iterations)
-    static = dict(kernel=kernel, num_clusters=num_clusters, max_iterations=max_iterations, block_size=block_size)
-    return _result(_search_columns(columns, lambdas, starts, **static), result)
+    options = dict(kernel=kernel, num_clusters=num_clusters, max_iterations=max_iterations, block_size=block_size)
+    return _result(_search_columns(columns, lambdas, starts, **options), result)
 
 
 def cluster_information(
@@ -361,13 +361,13 @@ def _information(matrix, labels, *, num_clusters):
     return bottleneck.information(conditional, bottleneck.marginal(conditional), labels, num_clusters)
 
 
-@functools.partial(jax.jit, static_argnames=("num_clusters", "max_iterations"))
+@functools.partial(jax.jit, static_argnames="num_clusters")
 def _search_matrix(matrix, starts, *, num_clusters, max_iterations):
     frozen = bottleneck.whole(jax.lax.stop_gradient(matrix))  # a search has no gradient, its information has
     return bottleneck.best_of(frozen, bottleneck.whole(matrix), starts, num_clusters, max_iterations)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "num_clusters", "max_iterations", "block_size"))
+@functools.partial(jax.jit, static_argnames=("kernel", "num_clusters", "block_size"))
 def _search_columns(columns, lambdas, starts, *, kernel, num_clusters, max_iterations, block_size):
     columns, lambdas = jax.lax.stop_gradient((columns, lambdas))
     conditional = bottleneck.in_blocks(
