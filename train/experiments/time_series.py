@@ -298,29 +298,39 @@ def recording_of(config: ConfigDict, seed: int) -> tuple[np.ndarray, np.ndarray]
 def _choose(config: ConfigDict, source: Source, x, label, train: np.ndarray) -> tuple[int, float]:
     """Number of filters and cost that predict half of the training subjects best from the other half."""
     costs = config.method.costs if config.method.classifier == "csp_svm" else (1.0,)
-    settings = [(num_filters, cost) for num_filters in config.method.num_filters for cost in costs]
-    if len(settings) == 1:
-        return settings[0]
-    halves = split_folds(source.subject[train], 2)
-
-    def accuracy(setting):
-        parts = [(train[fit], train[held]) for fit, held in halves]
-        return np.mean([np.mean(_fit_predict(config, x, label, *part, *setting) == label[part[1]]) for part in parts])
-
-    return max(settings, key=accuracy)
+    if len(config.method.num_filters) == len(costs) == 1:
+        return config.method.num_filters[0], costs[0]
+    accuracy = {}
+    for num_filters in config.method.num_filters:
+        halves = []
+        for fit, held in split_folds(source.subject[train], 2):
+            halves.append((*_features(x, label, train[fit], train[held], num_filters), label[train[held]]))
+        for cost in costs:
+            hits = [np.mean(_classifier(config, cost).fit(*seen).predict(new) == true) for seen, new, true in halves]
+            accuracy[num_filters, cost] = np.mean(hits)
+    return max(accuracy, key=lambda setting: accuracy[setting])
 
 
 def _fit_predict(config: ConfigDict, x, label, train, test, num_filters: int, cost: float) -> np.ndarray:
+    seen, new = _features(x, label, train, test, num_filters)
+    return np.asarray(_classifier(config, cost).fit(*seen).predict(new))
+
+
+def _features(x, label, train, test, num_filters: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Training features with their labels, and test features, of filters that are fitted to the training epochs."""
+    filters = _fit_csp(x[train], label[train], num_filters=num_filters).filters
+    return (np.asarray(_csp_features(x[train], filters)), label[train]), np.asarray(_csp_features(x[test], filters))
+
+
+def _classifier(config: ConfigDict, cost: float) -> Any:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    filters = _fit_csp(x[train], label[train], num_filters=num_filters).filters
-    features = [np.asarray(_csp_features(x[rows], filters)) for rows in (train, test)]
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    model = lda if config.method.classifier == "csp_lda" else make_pipeline(StandardScaler(), SVC(C=cost))
-    return np.asarray(model.fit(features[0], label[train]).predict(features[1]))
+    if config.method.classifier == "csp_lda":
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    return make_pipeline(StandardScaler(), SVC(C=cost))
 
 
 _fit_csp = jax.jit(imagined_speech.fit_csp, static_argnames="num_filters")

@@ -1,0 +1,113 @@
+"""EEGNet, forward and backward, against the same network in torch: `pytest tests/benchmarks -p benchmark -s`.
+
+Rounds alternate between the two, on one batch, in training mode with dropout; printed are the ratio of medians and that
+of the fastest rounds, which other work on the machine disturbs least. Not in the default run; skipped without torch.
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lemmata.methods.layers import imagined_speech
+
+ROUNDS = 15
+SIZES = {"small": dict(batch=32, channels=16, samples=128), "large": dict(batch=64, channels=64, samples=256)}
+
+
+def in_torch(torch, *, channels, samples, dropout_rate):
+    """EEGNet-8,2 as torch users write it."""
+    nn = torch.nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            norm = dict(eps=1e-3, momentum=0.01)
+            self.temporal = nn.Sequential(
+                nn.ZeroPad2d((31, 32, 0, 0)), nn.Conv2d(1, 8, (1, 64), bias=False), nn.BatchNorm2d(8, **norm)
+            )
+            self.spatial = nn.Sequential(
+                nn.Conv2d(8, 16, (channels, 1), groups=8, bias=False), nn.BatchNorm2d(16, **norm),
+                nn.ELU(), nn.AvgPool2d((1, 4)), nn.Dropout(dropout_rate),
+            )  # fmt: skip
+            self.separable = nn.Sequential(
+                nn.ZeroPad2d((7, 8, 0, 0)), nn.Conv2d(16, 16, (1, 16), groups=16, bias=False),
+                nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16, **norm),
+                nn.ELU(), nn.AvgPool2d((1, 8)), nn.Dropout(dropout_rate),
+            )  # fmt: skip
+            self.dense = nn.Linear(16 * (samples // 32), 2)
+
+        def forward(self, x):
+            return self.dense(self.separable(self.spatial(self.temporal(x[:, None]))).flatten(1))
+
+    return Network()
+
+
+def copy_weights(torch, network, params):
+    """Ours into torch's; features of the last layer are time-major here and feature-major there."""
+    w = {name: np.array(leaf) for name, leaf in params.items() if not isinstance(leaf, dict)}
+    features, classes = params["dense"]["w"].shape
+    dense = np.array(params["dense"]["w"]).reshape(-1, 16, classes).swapaxes(0, 1).reshape(features, classes)
+    with torch.no_grad():
+        network.temporal[1].weight.copy_(torch.from_numpy(w["temporal"].T[:, None, None].copy()))
+        network.spatial[0].weight.copy_(
+            torch.from_numpy(w["spatial"].reshape(len(w["spatial"]), 16).T[:, None, :, None].copy())
+        )
+        network.separable[1].weight.copy_(torch.from_numpy(w["separable_depth"].T[:, None, None].copy()))
+        network.separable[2].weight.copy_(torch.from_numpy(w["separable_point"].T[:, :, None, None].copy()))
+        network.dense.weight.copy_(torch.from_numpy(dense.T.copy()))
+        network.dense.bias.zero_()
+
+
+def ours(dropout_rate):
+    def loss(params, stats, x, label, key):
+        logits, stats = imagined_speech.eegnet(params, stats, x, train=True, dropout_rate=dropout_rate, key=key)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label)), stats
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_eegnet_against_torch(name, benchmark):
+    torch = pytest.importorskip("torch")
+    size = SIZES[name]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(size["batch"], size["channels"], size["samples"])).astype(np.float32)
+    label = np.arange(size["batch"]) % 2
+    params, stats = imagined_speech.init_eegnet(
+        key=jax.random.key(0), num_channels=size["channels"], num_samples=size["samples"], num_classes=2
+    )
+
+    def torch_step(network):
+        network.zero_grad()
+        value = torch.nn.functional.cross_entropy(network(torch.from_numpy(x)), torch.from_numpy(label))
+        value.backward()
+        return float(value)
+
+    exact = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.0)
+    copy_weights(torch, exact, params)
+    (value, _), grads = ours(0.0)(params, stats, x, label, None)
+    np.testing.assert_allclose(torch_step(exact), value, rtol=1e-4)  # the same network
+    np.testing.assert_allclose(exact.temporal[1].weight.grad[:, 0, 0].T, grads["temporal"], rtol=1e-2, atol=1e-4)
+
+    network, step = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.25), ours(0.25)
+    times = {"lemmata": [], "torch": []}
+    for index in range(ROUNDS + 2):
+        begin = time.perf_counter()
+        jax.block_until_ready(step(params, stats, x, label, jax.random.key(index)))
+        middle = time.perf_counter()
+        torch_step(network)
+        if index > 1:  # the first compile and warm up
+            times["lemmata"].append(middle - begin)
+            times["torch"].append(time.perf_counter() - middle)
+    medians = {who: 1e3 * statistics.median(seconds) for who, seconds in times.items()}
+    ratio = medians["lemmata"] / medians["torch"]
+    best = min(times["lemmata"]) / min(times["torch"])
+    shown = ", ".join(f"{who} {value:.1f} ms" for who, value in medians.items())
+    print(f"\nEEGNet {name} {tuple(size.values())}: {shown}, lemmata / torch = {ratio:.2f} (of the fastest {best:.2f})")
+    benchmark.extra_info["ratio"] = ratio
+    benchmark.pedantic(lambda: ratio, rounds=1)
