@@ -130,7 +130,8 @@ def round_weights(weights: jax.Array | None, clients: int) -> jax.Array:
         raise ValueError(f"weights must have shape [{clients}], one a client, got shape {list(weights.shape)}.")
     checks.in_interval("weights", weights, 0.0, jnp.inf, closed="left")
     if checks.is_known(weights):
-        total = float(jnp.sum(weights.astype(jnp.float32)))
+        with jax.ensure_compile_time_eval():  # known weights may meet traced batches
+            total = float(jnp.sum(weights.astype(jnp.float32)))
         if abs(total - 1) > max(1e-4, float(jnp.finfo(weights.dtype).eps)):
             raise ValueError(f"weights must sum to 1, got {total:g}.")
     return weights

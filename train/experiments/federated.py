@@ -14,6 +14,7 @@ of the packed arrays.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +118,11 @@ def load_flat(name: str, split: str) -> dict[str, np.ndarray]:
 
 def init_network(key: jax.Array, widths: tuple[int, ...], scale: float) -> list[dict[str, jax.Array]]:
     """A perceptron's layers: normal weights of that standard deviation and zero biases."""
-    keys = jax.random.split(key, len(widths) - 1)
+    sizes = list(itertools.pairwise(widths))
+    ends = np.cumsum([fan_in * fan_out for fan_in, fan_out in sizes])
+    draws = jnp.split(scale * jax.random.normal(key, (ends[-1],)), ends[:-1])  # one draw compiles faster than many
     return [
-        {"kernel": scale * jax.random.normal(key, (fan_in, fan_out)), "bias": jnp.zeros(fan_out)}
-        for key, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True)
+        {"kernel": draw.reshape(shape), "bias": jnp.zeros(shape[1])} for draw, shape in zip(draws, sizes, strict=True)
     ]
 
 
@@ -173,14 +175,14 @@ def quantized_uplink(
     stochastic = method.rounding == "stochastic"
     present = weights > 0
 
-    def of_layer(x, width, key):
+    def of_layer(x, width, uniform):
         """One client's layer as the server receives it, its error, and its bytes."""
         if method.clip == "max":
             clip = jnp.max(jnp.abs(x))
         else:
             clip = clipped_uniform.optimal_clip(x, bits=width, stochastic=stochastic)
         if stochastic:
-            codes, values = clipped_uniform.stochastic_quantize(x, clip, jax.random.uniform(key, x.shape), bits=width)
+            codes, values = clipped_uniform.stochastic_quantize(x, clip, uniform.reshape(x.shape), bits=width)
         else:
             codes, values = clipped_uniform.quantize(x, clip, bits=width)
         received, size = jnp.zeros(x.size, jnp.int32), jnp.zeros((), jnp.int32)
@@ -193,8 +195,9 @@ def quantized_uplink(
         size += clip.nbytes + (4 if method.weighting == "inverse_mse" else 0)
         return received.reshape(x.shape) * step, jnp.mean(jnp.square(values - x)), size
 
-    keys = jax.random.split(key, (len(leaves), len(widths)))
-    sent = [jax.vmap(of_layer)(leaf, widths, keys[layer]) for layer, leaf in enumerate(leaves)]
+    ends = np.cumsum([leaf[0].size for leaf in leaves])
+    uniform = jnp.split(jax.random.uniform(key, (len(widths), ends[-1])), ends[:-1], axis=1)
+    sent = [jax.vmap(of_layer)(leaf, widths, draws) for leaf, draws in zip(leaves, uniform, strict=True)]
     values, errors, sizes = (list(parts) for parts in zip(*sent, strict=True))
     if method.weighting == "inverse_mse":
         errors = jnp.where(present[:, None], jnp.stack(errors, axis=1), jnp.inf)
@@ -374,13 +377,24 @@ def _draw_uplink(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figur
 
 
 def _draw_rounds(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
-    drawing, panels = plots.new_figure(9.6, 4.4, panels=2)
-    for ax, name in zip(panels, ("accuracy", "grad_norm2"), strict=True):
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9.6, 4.4), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    for ax, name in ((left, "accuracy"), (right, "grad_norm2")):
         for arm, color in plots.arm_colors(results).items():
-            steps, values = results[arm].history[name]
+            rounds, values = results[arm].history[name]
             mean, low, high = mean_interval(values)
-            ax.plot(steps, mean, color=color, linewidth=1.8, label=arm)
-            ax.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+            ax.plot(rounds, mean, color=color, linewidth=1.8, label=arm)
+            if name == "accuracy":  # the intervals of the other reach below 0, where a logarithm has no place
+                ax.fill_between(rounds, low, high, color=color, alpha=0.15, linewidth=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         ax.set_xlabel("round")
         ax.set_ylabel(plots.axis_label(name, METRICS))
+    right.set_yscale("log")
+    plots.draw_references(left, {"target": config.method.target})
+    left.set_ylim(bottom=0.0)
+    right.legend(frameon=False, fontsize=9)
+    drawing.suptitle(plots.title("Rounds of federated training", config, results), fontsize=11)
     return drawing

@@ -362,6 +362,8 @@ def test_weights_that_do_not_fit():
         with pytest.raises(ValueError, match="weights must sum to 1, got"):
             mvr.adaptive_server_update(x, x, x, deltas, weights)
     jax.jit(mvr.adaptive_server_update)(x, x, x, deltas, jnp.zeros(3))  # not checked where traced
+    known = jnp.full(3, 1 / 3)
+    jax.jit(lambda deltas: mvr.adaptive_server_update(x, x, x, deltas, known))(deltas)  # checked, beside a traced array
     with pytest.raises(ValueError, match=r"weights must have shape \[3\]"):
         mvr.adaptive_server_update(x, x, x, deltas, jnp.full(2, 0.5))
     with pytest.raises(ValueError, match="weights must be in"):
