@@ -30,7 +30,6 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict(dict(
         steps=200,  # 16 epochs
         batch_size=32,
-        eval_batch_size=200,
         steps_per_dispatch=100,
         log_every=100,
     ))

@@ -178,14 +178,16 @@ def scores(confusion: jax.Array) -> dict[str, jax.Array]:
 
 
 def make_objective(config: ConfigDict, source: Source) -> Objective:
-    """Fits a network a fold to batches {"row": `[batch, folds]`}, rows of the recording that `variables` hold."""
+    """Fits a network a fold to batches {"row": `[batch, folds]`}, rows of the recording that `variables` hold.
+
+    A batch to evaluate is {"row": `[copies, m, folds]`}, the same m rows in each copy.
+    """
     network = NETWORKS[config.method.classifier](source.num_classes, config)
     folds = config.data.folds
 
-    def examples(variables, batch):
-        """Inputs `[folds, batch, ...]` and labels `[folds, batch]`."""
-        rows = batch["row"].T
-        return variables["x"][rows], variables["label"][rows]
+    def examples(variables, rows):
+        """Inputs `[folds, batch, ...]` and labels `[folds, batch]` of rows `[batch, folds]`."""
+        return variables["x"][rows.T], variables["label"][rows.T]
 
     def init(key, batch):
         data_key, network_key = recording_keys(key)
@@ -194,7 +196,7 @@ def make_objective(config: ConfigDict, source: Source) -> Objective:
         return collections["params"], {"stats": collections["batch_stats"], "x": x, "label": label}
 
     def loss(params, variables, batch, key):
-        x, label = examples(variables, batch)
+        x, label = examples(variables, batch["row"])
 
         def of_fold(params, stats, x, label, key):
             collections = {"params": params, "batch_stats": stats}
@@ -207,33 +209,26 @@ def make_objective(config: ConfigDict, source: Source) -> Objective:
         return jnp.sum(nats), (variables | {"stats": stats}, {"cross_entropy": jnp.mean(nats)})
 
     def evaluate(params, variables, batch, key):
-        x, label = examples(variables, batch)
+        rows = batch["row"][0]
+        x, label = examples(variables, rows)
 
         def of_fold(params, stats, x, label, row):
             logits = network.apply({"params": params, "batch_stats": stats}, x)
             counts = jnp.zeros((source.num_classes, source.num_classes))
             return counts.at[label, jnp.argmax(logits, axis=-1)].add(row >= 0)
 
-        confusion = jax.vmap(of_fold)(params, variables["stats"], x, label, batch["row"].T)
+        confusion = jax.vmap(of_fold)(params, variables["stats"], x, label, rows.T)
         return {name: jnp.mean(value) for name, value in scores(confusion).items()}
 
     return Objective(init, loss, evaluate)
 
 
 def build(config: ConfigDict) -> Task:
-    """A network a fold.
-
-    Raises:
-        ValueError: `train.eval_batch_size` is not the size of a fold's test set, which F1 takes as a whole.
-    """
+    """A network a fold."""
     source = source_of(config)
     train, test = fold_tables(source.subject, config.data.folds)
-    if config.train.eval_batch_size != len(test):
-        raise ValueError(
-            f"train.eval_batch_size must be {len(test)}, all test epochs of a fold, since precision and recall are of "
-            f"the whole; got {config.train.eval_batch_size}."
-        )
-    return Task(make_objective(config, source), train=Arrays({"row": train}), test=Arrays({"row": test}))
+    # Precision and recall are of the whole test set, so it is one example: whatever the batch, it holds that alone.
+    return Task(make_objective(config, source), train=Arrays({"row": train}), test=Arrays({"row": test[None]}))
 
 
 def project(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,10 +295,13 @@ def _choose(config: ConfigDict, source: Source, x, label, train: np.ndarray) -> 
     costs = config.method.costs if config.method.classifier == "csp_svm" else (1.0,)
     if len(config.method.num_filters) == len(costs) == 1:
         return config.method.num_filters[0], costs[0]
+    group = source.subject[train]
+    if len(set(group.tolist())) == 1:  # one subject: the first half of the epochs against the second
+        group = 2 * np.arange(len(train)) // len(train)
     accuracy = {}
     for num_filters in config.method.num_filters:
         halves = []
-        for fit, held in split_folds(source.subject[train], 2):
+        for fit, held in split_folds(group, 2):
             halves.append((*_features(x, label, train[fit], train[held], num_filters), label[train[held]]))
         for cost in costs:
             hits = [np.mean(_classifier(config, cost).fit(*seen).predict(new) == true) for seen, new, true in halves]

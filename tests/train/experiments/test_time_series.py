@@ -28,7 +28,7 @@ def make_config(*, arms=None, data=None, train=None, **method):
     config = ConfigDict(dict(experiment="time_series", seeds=(0, 1), arms=arms or dict(main=method)))
     config.data = ConfigDict(TINY | (data or {}))
     config.optimizer = ConfigDict(dict(name=f"{time_series.__name__}:max_norm_adam", learning_rate=0.01))
-    config.train = ConfigDict(dict(batch_size=8, steps=30, eval_batch_size=16) | (train or {}))
+    config.train = ConfigDict(dict(batch_size=8, steps=30) | (train or {}))
     return config if arms else configs.resolve_arm(configs.complete(config), "main")
 
 
@@ -193,7 +193,6 @@ def test_figure_has_a_panel_a_recording():
         (dict(classifier="eegnet", data=dict(folds=1)), "data.folds must be at least 2"),
         (dict(classifier="eegnet", data=dict(folds=5)), "data.folds must be at least 2 and at most .* 4"),
         (dict(classifier="eegnet", data=dict(name="bci")), "data.name must be"),
-        (dict(classifier="eegnet", train=dict(eval_batch_size=8)), "train.eval_batch_size must be 16"),
     ],
 )
 def test_wrong_config_names_the_key(settings, message):
