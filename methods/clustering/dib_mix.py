@@ -289,7 +289,7 @@ def dib_mix_columns(
     ordinal: Sequence[int] = (),
     ordinal_kernel: str = "li_racine",
 ) -> DIBResult:
-    """`dib_mix(mixed_conditional(...))` without the n x n matrix, for n beyond 10^4.
+    """`dib_mix(mixed_conditional(...))` without the n x n matrix, for n beyond 10^4; the same but for rounding.
 
     Each step goes twice over blocks of rows and computes their kernel anew, O(n^2 (p + q + k num_restarts)).
 
