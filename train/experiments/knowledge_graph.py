@@ -255,7 +255,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
         MRR: ({f"mrr_{relation}": relation for relation in RELATIONS}, CHANCE["mrr"], "relation"),
         ACCURACY: ({"probe_seen": "seen", "probe_unseen": "unseen"}, CHANCE["probe_seen"], "entity of the sentence"),
     }
-    drawing, axes = plots.new_figure(9.0, 4.2, panels=2)
+    drawing, axes = plots.new_figure(10.0, 4.2, panels=2)
     colors = plots.arm_colors(results)
     for ax, (label, (groups, chance, axis)) in zip(axes, panels.items(), strict=True):
         for place, (arm, color) in enumerate(colors.items()):
@@ -270,7 +270,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
         ax.set_ylabel(label)
         ax.set_ylim(0, 1.03)
         ax.tick_params(labelleft=True)
-    axes[1].legend(frameon=False, fontsize=9)
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
     drawing.suptitle(plots.title("Entities by their names", config, results), fontsize=11)
     plots.write_claim(drawing, config, results, METRICS)
     return drawing

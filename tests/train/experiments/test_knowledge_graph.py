@@ -146,7 +146,7 @@ def test_figure_shows_relations_and_both_kinds_of_sentences():
     assert [tick.get_text() for tick in left.get_xticklabels()] == list(RELATIONS)
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["seen", "unseen"]
     assert (left.get_ylabel(), right.get_ylabel()) == (kg.MRR, kg.ACCURACY)
-    assert {text.get_text() for text in right.get_legend().get_texts()} == {*config.arms, "chance"}
+    assert {text.get_text() for text in drawing.legends[0].get_texts()} == {*config.arms, "chance"}
 
 
 @pytest.mark.parametrize(
