@@ -1,7 +1,7 @@
 """A double DQN alone, with RCRL, with a CURL-like loss and with both, in a gridworld seen through noise.
 
-Each of the first three had six trials on other draws: of its learning rate, and of the period of the target's copies or
-of the weight of its auxiliary loss. `rcrl_curl` takes the weights of its parts.
+Each of the first three had six trials, on other draws and half the noise: of its learning rate, and of the period of
+the target's copies or of the weight of its auxiliary loss. `rcrl_curl` takes the weights of its parts.
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +13,13 @@ def get_config() -> ConfigDict:
     config.seeds = tuple(range(10))
 
     config.data = ConfigDict(dict(
-        environment="gridworld", size=7, rewards=(1.0, 2.0), horizon=60, code_dim=32, noise_dim=96,
+        environment="gridworld", size=7, rewards=(1.0, 2.0), horizon=60, code_dim=32, noise_dim=96, noise=2.0,
         streams=4, greedy_streams=4, eval_streams=32,
     ))
     config.model = ConfigDict(dict(encoder=(64, 32), embedding=32))
     config.optimizer = ConfigDict(dict(name="adam", learning_rate=2e-3))
     config.train = ConfigDict(dict(
-        steps=1200, batch_size=32, eval_every=100, eval_batches=1, log_every=100, steps_per_dispatch=100,
+        steps=1400, batch_size=32, eval_every=100, eval_batches=1, log_every=100, steps_per_dispatch=100,
         skip_nonfinite=False,  # it would keep the replay twice
     ))
 
@@ -28,9 +28,9 @@ def get_config() -> ConfigDict:
     ))
     config.arms = ConfigDict(dict(
         dqn=dict(auxiliary="none"),
-        rcrl=dict(auxiliary="rcrl", rcrl_weight=0.3),
+        rcrl=dict(auxiliary="rcrl", rcrl_weight=1.0),
         curl=dict(auxiliary="curl", curl_weight=0.03, curl_noise=1.0),
-        rcrl_curl=dict(auxiliary="rcrl+curl", rcrl_weight=0.3, curl_weight=0.03, curl_noise=1.0),
+        rcrl_curl=dict(auxiliary="rcrl+curl", rcrl_weight=1.0, curl_weight=0.03, curl_noise=1.0),
     ))
     config.claim = ConfigDict(dict(
         metric="area", better="rcrl", than="dqn", direction="higher",
