@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(dict(name="facts", questions=256, documents=6))
     config.model = ConfigDict(dict(num_layers=2, num_heads=4, model_dim=64, mlp_dim=128))
     config.optimizer = ConfigDict(dict(learning_rate=8e-3, schedule="cosine", warmup_steps=30, clip_norm=1.0))
-    config.train = ConfigDict(dict(steps=500, batch_size=32))
+    config.train = ConfigDict(dict(steps=400, batch_size=32))
 
     config.arms = ConfigDict(dict(
         compressor=dict(alpha=0.0),

@@ -84,8 +84,10 @@ def append(buffer: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
     index = jnp.arange(buffer.shape[1]) - start[:, None]  # into `new`
     written = (index >= 0) & (index < new.shape[1])
     expand = tuple(range(2, buffer.ndim))
-    index, written = (jnp.expand_dims(x, expand) for x in (jnp.clip(index, 0, new.shape[1] - 1), written))
-    return jnp.where(written, jnp.take_along_axis(new.astype(buffer.dtype), index, axis=1), buffer)
+    new = new.astype(buffer.dtype)
+    if new.shape[1] != 1:  # one vector broadcasts; gathering it would copy the whole buffer
+        new = jnp.take_along_axis(new, jnp.expand_dims(jnp.clip(index, 0, new.shape[1] - 1), expand), axis=1)
+    return jnp.where(jnp.expand_dims(written, expand), new, buffer)
 
 
 def rotate(x: jax.Array, *, base: float = 10_000.0, start: jax.Array | None = None) -> jax.Array:

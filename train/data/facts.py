@@ -128,16 +128,21 @@ class Facts:
         place = jax.random.randint(place_key, (n, 1), 0, self.documents)
         others = jnp.arange(1, self.documents + 1)
         index = jnp.where(found[:, None] & (others - 1 == place), 0, others)
-        told = (jnp.take_along_axis(x, index, axis=1) for x in (relations, values))
-        return self.statement(manner_key, *told, self.manner).reshape(n, -1), values[:, 0]
+        told, said = (jnp.take_along_axis(x, index, axis=1) for x in (relations, values))
+        return self.statement(manner_key, told, said, self.manner).reshape(n, -1), values[:, 0]
 
-    def questions(self, key: jax.Array, n: int, *, in_documents: bool) -> Questions:
-        """Questions whose answer stands in the documents alone, or was learnt by heart and stands in none of them."""
+    def questions(self, key: jax.Array, in_documents: jax.Array) -> Questions:
+        """Questions whose answer stands in the documents alone, or was learnt by heart and stands in none of them.
+
+        Args:
+            key: PRNG key.
+            in_documents: `[n]` bool, which of the two each question is.
+        """
         relation_key, key = jax.random.split(key)
         half = self.relations // 2
-        relation = jax.random.randint(relation_key, (n,), 0, half) + half * in_documents
-        documents, value = self.retrieve(key, relation, jnp.full(n, in_documents))
-        value = value if in_documents else self.learnt()[relation]
+        relation = jax.random.randint(relation_key, in_documents.shape, 0, half) + half * in_documents
+        documents, told = self.retrieve(key, relation, in_documents)
+        value = jnp.where(in_documents, told, self.learnt()[relation])
         return Questions(documents, len(SPECIAL) + relation, self.value(relation, value))
 
     def compressor_texts(self, key: jax.Array, n: int) -> dict[str, jax.Array]:

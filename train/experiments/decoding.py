@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EVIDENCE = ("summary", "documents")
-PLACES = {"documents": True, "memory": False}  # where an answer is to be found: whether in the documents
 
 METRICS = {
     "accuracy": Metric("questions answered", "share"),
-    **{f"accuracy_{place}": Metric(f"questions answered from {place}", "share") for place in PLACES},
+    "accuracy_documents": Metric("questions answered from the documents", "share"),
+    "accuracy_memory": Metric("questions answered from memory", "share"),
     "f1": Metric("word F1 of the answers"),
     "perplexity": Metric("perplexity of the evidence under the target"),
     "compression_rate": Metric("tokens of the documents over tokens of the evidence"),
@@ -53,7 +53,7 @@ def defaults() -> ConfigDict:
     return ConfigDict(dict(
         data=dict(
             name="facts",
-            questions=256,  # asked after training, of each place
+            questions=256,  # asked after training, of each of the two kinds
             relations=16,  # the rest as of `facts.Facts`
             words=4,
             documents=6,
@@ -73,20 +73,23 @@ def run(config: ConfigDict, *, seed: int) -> dict[str, float]:
         raise ValueError(f"method.evidence must be one of {EVIDENCE}, got {config.method.evidence!r}.")
     land = make_land(config)
     network = make_network(config, len(land.vocabulary), land.length)
-    params = models_of(config, seed)
-    rows = []
-    for in_documents in PLACES.values():
-        key = jax.random.fold_in(jax.random.key(seed), in_documents)
-        questions = land.questions(key, config.data.questions, in_documents=in_documents)
-        alpha = config.method.alpha if config.method.evidence == "summary" else None
-        replies, measured = _respond(network, params, questions, alpha)
-        answers = [land.text(row) for row in np.asarray(questions.answer)]
-        texts = [land.text(row) for row in np.asarray(replies)]
-        accuracy = np.mean([answered(text, answer) for text, answer in zip(texts, answers, strict=True)])
-        f1 = np.mean([word_f1(text, answer) for text, answer in zip(texts, answers, strict=True)])
-        rows.append({"accuracy": accuracy, "f1": f1} | measured)
-    means = {name: float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
-    return means | {f"accuracy_{place}": float(row["accuracy"]) for place, row in zip(PLACES, rows, strict=True)}
+    in_documents = np.arange(2 * config.data.questions) % 2 == 0
+    alpha = config.method.alpha if config.method.evidence == "summary" else None
+    questions, replies, measured = _respond(
+        network, land, models_of(config, seed), jax.random.key(seed), in_documents, alpha
+    )
+    pairs = [
+        (land.text(reply), land.text(answer))
+        for reply, answer in zip(np.asarray(replies), np.asarray(questions.answer), strict=True)
+    ]
+    right = np.array([answered(*pair) for pair in pairs])
+    scores = {
+        "accuracy": right.mean(),
+        "accuracy_documents": right[in_documents].mean(),
+        "accuracy_memory": right[~in_documents].mean(),
+        "f1": np.mean([word_f1(*pair) for pair in pairs]),
+    }
+    return {name: float(value) for name, value in (scores | measured).items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -124,7 +127,7 @@ def make_objective(network: Transformer) -> Objective:
 
     def loss(params, variables, batch, key):
         values = losses(params, batch)
-        return sum(values.values()), (variables, values)
+        return jnp.sum(jnp.stack(list(values.values()))), (variables, values)
 
     def evaluate(params, variables, batch, key):
         return losses(params, batch)
@@ -165,7 +168,7 @@ def step_of(network: Transformer) -> Callable:
 
     def step(state: tuple[Any, Cache], token: jax.Array) -> tuple[tuple[Any, Cache], jax.Array]:
         params, cache = state
-        cache, logits = network.apply(params, cache, token, method="decode_step")
+        cache, logits = cast(tuple[Cache, jax.Array], network.apply(params, cache, token, method="decode_step"))
         return (params, cache), logits
 
     return step
@@ -223,9 +226,13 @@ def greedy(key: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.argmax(logits, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _respond(network, params, questions, alpha):
-    """Replies `[n, REPLY]` to the questions, and what the evidence that was read is like; alpha None: the documents."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _respond(network, land, params, key, in_documents, alpha):
+    """Questions, replies `[n, REPLY]` to them, and what the evidence that was read is like.
+
+    alpha None: the documents are the evidence.
+    """
+    questions = land.questions(key, in_documents)
     target, (documents, asked, _) = params["target"], questions
     n = len(documents)
 
@@ -257,7 +264,7 @@ def _respond(network, params, questions, alpha):
         step_of(network), state, asked,
         key=jax.random.key(0), choose=greedy, num_steps=facts.REPLY, eos_id=facts.END,
     )  # fmt: skip
-    return replies, measured
+    return questions, replies, measured
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
@@ -286,17 +293,18 @@ def word_f1(text: str, answer: str) -> float:
 
 def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     """Questions answered by each arm, by where the answer is to be found, and below each arm what its evidence is."""
-    drawing, (ax,) = plots.new_figure(1.7 * len(results) + 2.0, 4.4)
-    series = {"accuracy_documents": "from documents", "accuracy_memory": "from memory", "accuracy": "all"}
+    arms = sorted(results, key=lambda arm: (config.arms[arm].get("evidence", ""), config.arms[arm].get("alpha", 0.5)))
+    drawing, (ax,) = plots.new_figure(1.3 * len(arms) + 2.2, 4.4)
+    series = {"accuracy_documents": "from the documents", "accuracy_memory": "from memory", "accuracy": "all"}
     for shift, color, (name, label) in zip((-0.2, 0.0, 0.2), plots.COLORS, series.items(), strict=False):
-        seeds = np.stack([result.metrics[name] for result in results.values()], axis=-1)
+        seeds = np.stack([results[arm].metrics[name] for arm in arms], axis=-1)
         mean, low, high = mean_interval(seeds)
-        places = np.arange(len(results)) + shift
+        places = np.arange(len(arms)) + shift
         ax.errorbar(
             places, mean, yerr=[mean - low, high - mean], fmt="o", color=color, capsize=4, markersize=7, label=label
         )
-    ax.set_xticks(range(len(results)), [_describe(arm, result) for arm, result in results.items()], fontsize=8)
-    ax.set_xlim(-0.6, len(results) - 0.4)
+    ax.set_xticks(range(len(arms)), [_describe(arm, results[arm]) for arm in arms], fontsize=8)
+    ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.set_ylim(-0.05, 1.08)
     ax.set_ylabel(plots.axis_label("accuracy", METRICS))
     ax.legend(frameon=False, fontsize=9, title="answer is known", loc="center left", bbox_to_anchor=(1.0, 0.5))
