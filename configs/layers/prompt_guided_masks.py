@@ -16,7 +16,13 @@ def get_config() -> ConfigDict:
         prompts=3,  # at most; a color, a shape or both, of an object that is there
     ))
     config.model = ConfigDict(dict(num_queries=3, num_layers=2, dim=32, num_heads=4, hidden=64, features=(16, 32)))
-    config.optimizer = ConfigDict(dict(name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50))
+    config.optimizer = ConfigDict(dict(
+        name="adam",
+        learning_rate=3e-3,
+        schedule="cosine",
+        warmup_steps=50,
+        clip_norm=5.0,
+    ))
     config.train = ConfigDict(dict(
         steps=1500,
         batch_size=16,

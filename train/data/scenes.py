@@ -181,15 +181,16 @@ def asked_masks(scenes: Scenes, prompts: Prompts) -> jax.Array:
 
 
 def phrase_codes(key: jax.Array, dim: int) -> jax.Array:
-    """A fixed random text encoder: `[len(SHAPES) + 1, len(COLORS) + 1, dim]`, unit vectors; indexed by shape and color.
+    """A fixed random text encoder: `[len(SHAPES) + 1, len(COLORS) + 1, dim]`, indexed by shape and color.
 
-    The code of "red square" lies between that of "red" and that of "square". The last row and the last column are ANY,
-    which is index -1; their common entry, which nobody asks for, is 0.
+    Codes have length sqrt(dim), so that their entries are of order 1. That of "red square" lies between those of "red"
+    and of "square". The last row and the last column are ANY, which is index -1; their common entry, which nobody asks
+    for, is 0.
     """
-    words = jax.random.normal(key, (len(SHAPES) + len(COLORS), dim)) * dim**-0.5
+    words = jax.random.normal(key, (len(SHAPES) + len(COLORS), dim))
     shapes, colors = (jnp.pad(part, ((0, 1), (0, 0))) for part in (words[: len(SHAPES)], words[len(SHAPES) :]))
     codes = shapes[:, None] + colors
-    return codes / jnp.maximum(jnp.linalg.norm(codes, axis=-1, keepdims=True), 1e-6)
+    return codes * dim**0.5 / jnp.maximum(jnp.linalg.norm(codes, axis=-1, keepdims=True), 1e-6)
 
 
 def phrase(shape: int, color: int) -> str:

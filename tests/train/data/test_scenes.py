@@ -91,7 +91,7 @@ def test_asked_mask_is_the_union_of_the_objects_that_fit(stray):
 
 
 def test_code_of_a_phrase_lies_between_those_of_its_words():
-    codes = scenes.phrase_codes(jax.random.key(0), 64)
+    codes = scenes.phrase_codes(jax.random.key(0), 64) / 8
     square, red = codes[0, scenes.ANY], codes[scenes.ANY, 0]
     lengths = np.linalg.norm(codes, axis=-1)
     assert lengths[-1, -1] == 0
