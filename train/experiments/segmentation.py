@@ -59,7 +59,7 @@ def defaults() -> ConfigDict:
             dim=32,
             num_heads=4,
             hidden=64,  # of the feed-forward
-            features=(16, 32),  # channels of the encoder's 3x3 convolutions
+            features=(16, 24, 32),  # channels of the encoder's 3x3 convolutions
             text_dim=32,  # of the prompts' fixed random codes
             temperature=0.07,  # of the prompt scores
         ),
