@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {
-    "miou": Metric("mIoU of the asked masks"),
-    "best_miou": Metric("mIoU of the best proposals"),
+    "miou": Metric("mean IoU of the asked masks"),
+    "best_miou": Metric("mean IoU of the best proposals"),
 }
 
 NULL_WEIGHT = 0.1  # of a query without a target in the cross-entropy, as in DETR and Mask2Former
@@ -294,7 +294,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     """The standard plot, and beside it some held-out scenes with the first prompt and the mask that it asks for."""
     drawing = plots.comparison_figure(config, results, METRICS, {})
     count = 3
-    batch = jax.jit(lambda key: sample_batch(key, count, config.data))(jax.random.key(0))
+    batch = jax.jit(lambda key: sample_batch(key, count, config.data))(jax.random.key(1))
     drawing.set_size_inches(11.0, 4.4)
     grid = drawing.add_gridspec(2, count + 1, width_ratios=[4.0] + count * [1.0])
     drawing.axes[0].set_subplotspec(grid[:, 0])

@@ -200,7 +200,7 @@ def test_figure_shows_the_curves_and_what_is_asked():
     drawing = segmentation.figure(config, results)
     curves, *pictures = drawing.axes
     assert curves.get_xlabel() == "training step"
-    assert curves.get_ylabel() == "mIoU of the asked masks"
+    assert curves.get_ylabel() == "mean IoU of the asked masks"
     assert sum(len(ax.images) for ax in pictures) == len(pictures) > 1
 
 
