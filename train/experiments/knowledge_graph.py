@@ -6,7 +6,7 @@ names: for each of them, and each relation, the tail is ranked among all concept
 
 The text task is to name the site of the disorder that a sentence is about, by multinomial logistic regression on frozen
 features of the sentence. It is fitted on sentences about training entities and tested on sentences from other
-templates, about training entities (`probe_seen`) and about the unseen ones (`probe_unseen`).
+templates, about training entities (`probe_seen`) and about the unseen ones (`probe_unseen`); `probe` counts both alike.
 
 `method.encoder` is what embeds, in as many numbers for each:
 
@@ -42,14 +42,14 @@ MRR, ACCURACY = "mean reciprocal rank, unseen names", "accuracy of the site"
 METRICS = {
     "mrr": Metric(MRR),
     **{f"mrr_{relation}": Metric(f"{MRR}, {relation}") for relation in RELATIONS},
+    "probe": Metric(f"{ACCURACY}, sentences on seen and unseen entities"),
     "probe_seen": Metric(f"{ACCURACY}, sentences on seen entities"),
     "probe_unseen": Metric(f"{ACCURACY}, sentences on unseen entities"),
 }
 
 CHANCE = {
     "mrr": float(np.mean(1 / np.arange(1, len(CONCEPTS) + 1))),  # concepts in random order
-    "probe_seen": 1 / len(SITES),
-    "probe_unseen": 1 / len(SITES),
+    **dict.fromkeys(("probe", "probe_seen", "probe_unseen"), 1 / len(SITES)),
 }
 
 Params = dict[str, Any]
@@ -164,7 +164,8 @@ def make_objective(config: ConfigDict) -> Objective:
         logits_of = linear_probe(encoder.sentences(params, graph, seen, "train"), sites[seen], num_classes=len(SITES))
         correct = {name: jnp.argmax(logits_of(x), axis=-1) == sites[rows] for name, (rows, x) in features.items()}
         by_relation = {f"mrr_{relation}": found[:, column] for column, relation in enumerate(RELATIONS)}
-        return {"mrr": jnp.mean(found, axis=-1)} | by_relation | correct
+        both = (correct["probe_seen"].astype(jnp.float32) + correct["probe_unseen"]) / 2
+        return {"mrr": jnp.mean(found, axis=-1), "probe": both} | by_relation | correct
 
     return Objective(init, loss, evaluate)
 

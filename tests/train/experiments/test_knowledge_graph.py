@@ -81,6 +81,8 @@ def test_evaluation_is_per_example_and_untrained_encoders_guess(encoder):
     assert all(value.shape == (NAMES - SEEN,) for value in metrics.values())
     by_relation = np.mean([metrics[f"mrr_{relation}"] for relation in RELATIONS], axis=0)
     np.testing.assert_allclose(metrics["mrr"], by_relation, rtol=1e-6)
+    both = (metrics["probe_seen"].mean() + metrics["probe_unseen"].mean()) / 2
+    np.testing.assert_allclose(metrics["probe"].mean(), both, rtol=1e-6)
     assert metrics["mrr"].mean() < 0.35
     if encoder == "lookup":  # nothing joins the vectors of two entities
         assert metrics["probe_unseen"].mean() < 0.35
