@@ -1,8 +1,8 @@
 """An encoder of names against a table of entities, and against the mean of their words, on a generated ontology.
 
 The claim is about the text task, sentences about entities in and out of the graph: the table knows the first perfectly
-and of the others nothing. All arms have the learning rate that was best for each of them, of 0.005, 0.01 and 0.02 on
-other seeds. With it the mean of words comes close to the encoder on unseen names, even on `progresses_to`, which takes two
+and of the others nothing. All arms have the learning rate that was best for each of them on other seeds, of 0.005, 0.01
+and 0.02. With it the mean of words comes close to the encoder on unseen names, even on `progresses_to`, which takes two
 words of the name together; at 0.005 it is further behind.
 """
 
