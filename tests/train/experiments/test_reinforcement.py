@@ -136,6 +136,7 @@ def test_target_is_copied_now_and_then_and_the_slow_copy_follows(started):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), states[-1][1]["slow"], expected)
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_same_network_and_replay(started, learned):
     (params, variables), _, _ = learned
     jax.tree.map(np.testing.assert_array_equal, params["network"], started.params["network"])
@@ -163,6 +164,7 @@ def test_auxiliary_terms_teach_the_encoder_but_not_the_values(started):
             assert np.any(x[term])
 
 
+@pytest.mark.slow
 def test_agent_learns_a_small_world(learned):
     _, metrics, gained = learned
     known = reinforcement.references(make_config())["return"]
