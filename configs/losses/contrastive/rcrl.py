@@ -1,7 +1,8 @@
 """A double DQN alone, with RCRL, with a CURL-like loss and with both, in a gridworld seen through noise.
 
-Each of the first three had six trials, on other draws and half the noise: of its learning rate, and of the period of
-the target's copies or of the weight of its auxiliary loss. `rcrl_curl` takes the weights of its parts.
+Trials on other draws: six each of dqn, rcrl and curl at half the noise, of the learning rate and of the period of the
+target's copies or of the weight of the auxiliary loss; then two more each of dqn (learning rate) and rcrl (weight) at
+this noise. `rcrl_curl` takes the weights of its parts.
 """
 
 from ml_collections import ConfigDict
