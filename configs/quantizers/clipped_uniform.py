@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
         bits_2_4_8_by_data=dict(bits=(2, 4, 8)),
         iid_float32=dict(data=dict(split="iid")),
         iid_bits_4=dict(data=dict(split="iid"), bits=(4,)),
-        iid_bits_2=dict(data=dict(split="iid"), bits=(2,)),
     ))
     config.claim = ConfigDict(dict(
         metric="accuracy", better="bits_2", than="bits_2_max_clip", direction="higher",

@@ -393,8 +393,8 @@ def _draw_rounds(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figur
         ax.set_xlabel("round")
         ax.set_ylabel(plots.axis_label(name, METRICS))
     right.set_yscale("log")
-    plots.draw_references(left, {"target": config.method.target})
+    left.axhline(config.method.target, color=plots.GREY, linewidth=1.0, linestyle=(0, (5, 3)), label="target")
     left.set_ylim(bottom=0.0)
-    right.legend(frameon=False, fontsize=9)
+    left.legend(frameon=False, fontsize=9, loc="lower right")
     drawing.suptitle(plots.title("Rounds of federated training", config, results), fontsize=11)
     return drawing

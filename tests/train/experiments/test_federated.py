@@ -162,15 +162,24 @@ def test_a_client_of_weight_zero_sends_nothing_and_counts_for_nothing():
 
 
 def test_clients_split_over_devices_train_as_on_one():
-    config = make_config(train=dict(batch_size=8, steps=2), data=dict(clients=16))
-    task = federated.build(config)
-    fitted = []
-    for devices in (1, 8):
-        config.mesh.data = devices
-        mesh = sharding.make_mesh(config.mesh, jax.devices()[:devices])
-        fitted.append(fit(task, config, (0,), mesh=mesh, progress=False))
-    one, many = (result.state.params for result in fitted)
+    task, params, variables, update = started(MVR)
+    batch = jnp.argsort(-clients.deals(load("digits", "train")["label"], make_config(data=SPARSE).data)[1].sum(0))[:8]
+    config = make_config()
+    config.mesh.data = 8
+    mesh = sharding.make_mesh(config.mesh)
+
+    def on_mesh(*arguments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return task.objective.update(*arguments)
+
+    split = jax.device_put(batch, sharding.batch_sharding(mesh))
+    arguments = jax.device_put((params, variables, jax.random.key(1)), sharding.replicated(mesh))
+    compiled = jax.jit(on_mesh).lower(*arguments[:2], split, arguments[2]).compile()
+    many, _, metrics = compiled(*arguments[:2], split, arguments[2])
+    one, _, _ = update(params, variables, batch, jax.random.key(1))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), many, one)
+    assert metrics["without_data"] < 1
+    assert f"f32[1,{STEPS},4,64]" in compiled.as_text()  # each device holds the minibatches of its own client alone
 
 
 def test_averaging_learns_digits_and_reports_every_metric():
