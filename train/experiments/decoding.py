@@ -303,7 +303,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
         ax.errorbar(
             places, mean, yerr=[mean - low, high - mean], fmt="o", color=color, capsize=4, markersize=7, label=label
         )
-    ax.set_xticks(range(len(arms)), [_describe(arm, results[arm]) for arm in arms], fontsize=8)
+    ax.set_xticks(range(len(arms)), [_describe(arm, config.arms[arm], results[arm]) for arm in arms], fontsize=8)
     ax.set_xlim(-0.6, len(arms) - 0.4)
     ax.set_ylim(-0.05, 1.08)
     ax.set_ylabel(plots.axis_label("accuracy", METRICS))
@@ -313,6 +313,7 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     return drawing
 
 
-def _describe(arm: str, result: ArmResult) -> str:
+def _describe(arm: str, method: Mapping[str, Any], result: ArmResult) -> str:
     rate, perplexity = (float(np.mean(result.metrics[name])) for name in ("compression_rate", "perplexity"))
-    return f"{arm}\n{rate:.3g} x shorter\nperplexity {perplexity:.3g}"
+    weight = "no model writes" if method.get("evidence") == "documents" else f"alpha = {method.get('alpha', 0.5):g}"
+    return f"{arm}\n{weight}\n{rate:.3g} x shorter\nperplexity {perplexity:.3g}"

@@ -29,7 +29,8 @@ def arms(**overrides):
     return {arm: configs.resolve_arm(completed, arm) for arm in completed.arms}
 
 
-def test_every_arm_reports_its_metrics_from_models_trained_once():
+@pytest.mark.slow
+def test_arms_report_their_metrics_from_models_trained_once():
     decoding._trained.cache_clear()
     some = {arm: c for arm, c in arms().items() if arm in ("favicomp", "documents")}
     found = {(arm, seed): decoding.run(c, seed=seed) for arm, c in some.items() for seed in (0, 1)}
