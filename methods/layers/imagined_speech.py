@@ -162,7 +162,7 @@ def shallow_convnet(
 
     Example:
         >>> params, stats = init_shallow_convnet(key=jax.random.key(0), num_channels=3, num_samples=64, num_classes=2)
-        >>> shallow_convnet(params, stats, jnp.zeros((5, 3, 64)))[0].shape
+        >>> jax.eval_shape(shallow_convnet, params, stats, jnp.zeros((5, 3, 64)))[0].shape
         (5, 2)
     """
     sizes = dict(pool_size=pool_size, pool_stride=pool_stride, dropout_rate=dropout_rate)
@@ -220,7 +220,7 @@ def deep_convnet(
 
     Example:
         >>> params, stats = init_deep_convnet(key=jax.random.key(0), num_channels=3, num_samples=76, num_classes=2)
-        >>> deep_convnet(params, stats, jnp.zeros((5, 3, 76)))[0].shape
+        >>> jax.eval_shape(deep_convnet, params, stats, jnp.zeros((5, 3, 76)))[0].shape
         (5, 2)
     """
     network = _networks().DeepConvNet.of(params, dropout_rate=dropout_rate)
@@ -274,7 +274,7 @@ def fit_csp(x: jax.Array, labels: jax.Array, *, num_filters: int = 4, regulariza
     Returns:
         `CSP(filters, eigenvalues)` of the dtype of x: the m / 2 largest eigenvalues, then the m / 2 smallest, in
         descending order; the entry of each filter that is largest in magnitude is positive. A direction without power
-        (a flat channel, an average reference) has eigenvalue 1/2 and, if m reaches so far, a filter of zeros.
+        (a flat channel, an average reference) has eigenvalue 1/2 and a filter of zeros if r = 0, eigenvalue 0 if r > 0.
 
     Raises:
         ValueError: wrong shapes, m odd or not in [2, channels], a negative r, or a class without trials (concrete).
