@@ -135,8 +135,8 @@ def build(annotation, value):
 
 
 def is_state(annotation) -> bool:
-    """Whether an annotation is a NamedTuple or a dataclass."""
-    if not inspect.isclass(annotation):
+    """Whether an annotation is a NamedTuple or a dataclass; a Flax module, which is one too, is a network."""
+    if not inspect.isclass(annotation) or hasattr(annotation, "apply"):
         return False
     return dataclasses.is_dataclass(annotation) or (issubclass(annotation, tuple) and hasattr(annotation, "_fields"))
 
