@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
         colors=4,  # red, green, blue, yellow
         prompts=3,  # at most; a color, a shape or both, of an object that is there
     ))
-    config.model = ConfigDict(dict(num_queries=3, num_layers=2, dim=32, num_heads=4, hidden=64, features=(16, 24, 32)))
+    config.model = ConfigDict(dict(num_queries=3, num_layers=2, dim=32, num_heads=4, hidden=64, features=(16, 32)))
     config.optimizer = ConfigDict(dict(
         name="adam",
         learning_rate=3e-3,

@@ -10,6 +10,7 @@ the loss is class_weight * cross-entropy + mask_weight * (binary cross-entropy +
 masks in the end: a prompt takes the mask of the query with the highest score for it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -59,7 +60,7 @@ def defaults() -> ConfigDict:
             dim=32,
             num_heads=4,
             hidden=64,  # of the feed-forward
-            features=(16, 24, 32),  # channels of the encoder's 3x3 convolutions
+            features=(16, 32),  # channels of the encoder's 3x3 convolutions
             text_dim=32,  # of the prompts' fixed random codes
             temperature=0.07,  # of the prompt scores
         ),
@@ -143,7 +144,8 @@ class Segmenter(nn.Module):
                 kernel_init=_flat_lecun_normal,
                 name=f"conv_{index}",
             )(x)
-            x = split_batch(nn.relu(nn.LayerNorm(name=f"norm_{index}")(x)))
+            # Over all places: alone, a place of the background would have its noise scaled up to the size of a signal.
+            x = split_batch(nn.relu(nn.GroupNorm(math.gcd(size, 8), name=f"norm_{index}")(x)))
         place = self.param("place", nn.initializers.normal(0.1), (x.shape[1] * x.shape[2], self.dim))
         return nn.Dense(self.dim, name="features")(x) + place.reshape(*x.shape[1:3], self.dim).astype(x.dtype)
 
