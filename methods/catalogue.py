@@ -111,6 +111,7 @@ METHODS: tuple[Method, ...] = (
             "triple_score",
             "triple_loss",
             "contextual_features",
+            "BiLSTM",
         ),
         title="Learning Conceptual-Contextual Embeddings for Medical Text",
         source="arXiv:1908.06203",
