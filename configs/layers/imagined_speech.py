@@ -28,10 +28,10 @@ def get_config() -> ConfigDict:
         learning_rate=2e-3,
     ))
     config.train = ConfigDict(dict(
-        steps=200,  # 16 epochs
+        steps=250,  # 20 epochs
         batch_size=32,
-        steps_per_dispatch=100,
-        log_every=100,
+        steps_per_dispatch=125,
+        log_every=125,
     ))
 
     control = dict(frequencies=(10.0, 10.0), amplitudes=(0.0, 3.0))

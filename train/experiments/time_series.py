@@ -286,8 +286,13 @@ def recording_of(config: ConfigDict, seed: int) -> tuple[np.ndarray, np.ndarray]
     They are in its variables, drawn by `init` from the key that the engine hands it, the first half of the seed's.
     """
     init_key = jax.random.split(jax.random.key(seed))[0]
-    x, label = jax.jit(source_of(config).draw)(recording_keys(init_key)[0])
+    x, label = _compiled_draw(tuple(config.data.to_dict().items()))(recording_keys(init_key)[0])
     return np.asarray(x), np.asarray(label)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled_draw(settings: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    return jax.jit(source_of(ConfigDict(dict(data=dict(settings)))).draw)
 
 
 def _choose(config: ConfigDict, source: Source, x, label, train: np.ndarray) -> tuple[int, float]:
