@@ -140,7 +140,15 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="prompt_guided_masks",
         kind="layers",
-        functions=("prompt_cross_attention", "mask_logits", "prompt_scores", "semantic_map", "dice_loss"),
+        functions=(
+            "prompt_cross_attention",
+            "mask_logits",
+            "prompt_scores",
+            "semantic_map",
+            "dice_loss",
+            "PromptCrossAttention",
+            "PromptGuidedDecoderLayer",
+        ),
         title="Prompt-Guided Mask Proposal for Two-Stage Open-Vocabulary Segmentation",
         source="arXiv:2412.10292",
         year=2024,
