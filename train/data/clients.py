@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import data
 from ..types import ConfigDict
 
 SPLITS = ("dirichlet", "iid")
@@ -83,3 +84,19 @@ def deals(labels: np.ndarray, settings: ConfigDict) -> tuple[np.ndarray, np.ndar
         for j, part in enumerate(parts):
             rows[i, j, : len(part)] = part
     return rows, counts
+
+
+def load_flat(name: str, split: str) -> dict[str, np.ndarray]:
+    """A split as {"inputs": float32 `[n, d]`, "label": int32 `[n]`}; images are flattened, in the scale they come in.
+
+    Raises:
+        ValueError: the data set has no classes, or neither images nor rows of features.
+    """
+    found = data.info(name)
+    key = next((key for key in ("image", "features") if key in found.features), None)
+    if found.num_classes is None or key is None:
+        held = ", ".join(found.features)
+        raise ValueError(f"data.name must be a set with a class label and images or features; {name!r} has {held}.")
+    examples = data.load(name, split)
+    inputs = np.asarray(examples[key], np.float32)
+    return {"inputs": inputs.reshape(len(inputs), -1), "label": examples["label"]}

@@ -29,7 +29,7 @@ from ...core.networks.batch import split_batch
 from ...methods.quantizers import clipped_uniform
 from ...methods.transforms import federated_mvr
 from .. import data, plots
-from ..data.clients import deals
+from ..data.clients import deals, load_flat
 from ..data.sources import Arrays, Sampler
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
@@ -92,25 +92,6 @@ def defaults() -> ConfigDict:
             weighting="data",
         ),
     ))  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
-def load_flat(name: str, split: str) -> dict[str, np.ndarray]:
-    """A split as {"inputs": float32 `[n, d]`, "label": int32 `[n]`}; images are flattened, in the scale they come in.
-
-    Raises:
-        ValueError: the data set has no classes, or neither images nor rows of features.
-    """
-    found = data.info(name)
-    key = next((key for key in ("image", "features") if key in found.features), None)
-    if found.num_classes is None or key is None:
-        held = ", ".join(found.features)
-        raise ValueError(f"data.name must be a set with a class label and images or features; {name!r} has {held}.")
-    examples = data.load(name, split)
-    inputs = np.asarray(examples[key], np.float32)
-    return {"inputs": inputs.reshape(len(inputs), -1), "label": examples["label"]}
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -364,15 +345,30 @@ def figure(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
 
 def _draw_uplink(config: ConfigDict, results: Mapping[str, ArmResult]) -> "Figure":
     drawing, (ax,) = plots.new_figure(8.0, 4.8)
-    for arm, color in plots.arm_colors(results).items():
+    taken: list[float] = []
+    for index, (arm, color) in enumerate(plots.arm_colors(results).items()):
         sent = results[arm].metrics["uplink"].mean()
+        beside = sent * 1.03 ** sum(abs(sent / other - 1) < 0.05 for other in taken)  # where others sent as much
+        taken.append(sent)
         mean, low, high = mean_interval(results[arm].metrics["accuracy"])
-        ax.errorbar(sent, mean, yerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=3, markersize=6)
-        ax.annotate(arm, (sent, mean), (6, 4), textcoords="offset points", fontsize=8, color=color)
+        marker = "os^v"[index // len(plots.COLORS) % 4]
+        ax.errorbar(
+            beside,
+            mean,
+            yerr=[[mean - low], [high - mean]],
+            fmt=marker,
+            color=color,
+            capsize=3,
+            markersize=6,
+            label=arm,
+        )
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:.1g}")
     ax.set_xlabel(plots.axis_label("uplink", METRICS))
     ax.set_ylabel(plots.axis_label("accuracy", METRICS))
-    ax.set_title(plots.title("Accuracy against what the clients sent", config, results), loc="left", fontsize=11)
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    ax.set_title("Accuracy against what the clients sent (equal amounts side by side)", loc="left", fontsize=11)
     return drawing
 
 
