@@ -21,8 +21,8 @@ def mean(
         `x` without `axis`, of its dtype; summed in at least float32.
 
     Example:
-        >>> mean(jnp.array([[1.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]]), jnp.array([[True, True, False], [False] * 3]), axis=1)
-        Array([1.5, 0. ], dtype=float32)
+        >>> mean(jnp.array([[1.0, jnp.nan], [3.0, 4.0]]), jnp.array([[True, False], [False, False]]), axis=1)
+        Array([1., 0.], dtype=float32)
     """
     result, wide = numerics.float_dtypes(x)
     where = jnp.broadcast_to(True if where is None else where, x.shape)
