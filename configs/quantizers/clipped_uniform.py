@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
         local_batch=16,
     ))
     config.train = ConfigDict(dict(steps=20, batch_size=10, eval_batch_size=360, eval_every=20))  # rounds; all clients
+    config.mesh = ConfigDict(dict(data=1))  # 10 clients divide over 2, 5 or 10 devices too
 
     config.arms = ConfigDict(dict(
         float32=dict(),

@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(dict(hidden=(64,), init_scale=0.15))
     config.method = ConfigDict(dict(local_steps=10, local_batch=16, target=0.85))
     config.train = ConfigDict(dict(steps=40, batch_size=5, eval_batch_size=360, eval_every=2))  # rounds; clients in one
+    config.mesh = ConfigDict(dict(data=1))  # 5 clients divide over 5 devices or one
 
     # Each arm has the best of four to six settings of its constants by final accuracy, over other draws of these seeds.
     config.arms = ConfigDict(dict(
