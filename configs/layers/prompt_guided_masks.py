@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(dict(
         size=24,  # pixels
         objects=(3, 5),
-        shapes=4,  # square, disc, triangle, plus
+        shapes=4,  # square, bar, pillar, ring
         colors=4,  # red, green, blue, yellow
         prompts=3,  # at most; a color, a shape or both, of an object that is there
     ))
@@ -24,13 +24,13 @@ def get_config() -> ConfigDict:
         clip_norm=5.0,
     ))
     config.train = ConfigDict(dict(
-        steps=1500,
+        steps=1000,
         batch_size=16,
-        eval_every=250,
+        eval_every=125,
         eval_batches=8,
         eval_batch_size=64,
         steps_per_dispatch=125,
-        log_every=250,
+        log_every=125,
     ))
 
     config.arms = ConfigDict(dict(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core import checks
 
-SHAPES = ("square", "disc", "triangle", "plus", "ring", "diamond", "bar", "pillar")
+SHAPES = ("square", "bar", "pillar", "ring", "disc", "triangle", "plus", "diamond")
 COLORS = {
     "red": (0.9, 0.2, 0.2),
     "green": (0.2, 0.8, 0.2),

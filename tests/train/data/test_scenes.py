@@ -102,7 +102,7 @@ def test_code_of_a_phrase_lies_between_those_of_its_words():
 def test_words_of_a_prompt():
     assert [scenes.phrase(0, 0), scenes.phrase(1, scenes.ANY), scenes.phrase(scenes.ANY, 2)] == [
         "red square",
-        "disc",
+        "bar",
         "blue",
     ]
 
