@@ -35,4 +35,5 @@ def test_config_runs_in_small(path):
     figure = picture(comparison.config, comparison.results)
     for axes in figure.axes:
         if axes.axison and axes.has_data():
-            assert axes.get_xlabel() or axes.get_title(), "an axis without a label"
+            names = [axes.get_xlabel(), *(axes.get_title(loc) for loc in ("left", "center", "right"))]
+            assert any(names), "an axis without a label or a title"
