@@ -208,7 +208,7 @@ def linear_probe(features: jax.Array, labels: jax.Array, *, num_classes: int, st
 
     x, n = standardized(features), len(features)
     penalty = jnp.full((x.shape[1], 1), 1 / n).at[-1].set(0.0)
-    # The Frobenius norm, no less than that eigenvalue: XLA's eigvalsh never returns where a CPU poses as several devices.
+    # The Frobenius norm, no less than that eigenvalue: XLA hangs in eigvalsh where a CPU poses as eight devices.
     step_size = 1 / (jnp.linalg.norm(x.T @ x / n) / 2 + 1 / n)
     target = jax.nn.one_hot(labels, num_classes)
 
