@@ -1,10 +1,16 @@
-"""Every test process sees eight host devices, so that sharding is tested on any machine."""
+"""Every test process sees eight host devices, so that sharding is tested on any machine.
+
+Compiled programs are kept in .pytest_cache, shared by all processes of a run and by the next run.
+"""
 
 import os
 import pathlib
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from hypothesis import settings
 
