@@ -71,23 +71,24 @@ class Cache(NamedTuple):
     Rows fill from the left, each at its own pace; what lies at and beyond `length` means nothing.
     """
 
-    key: jax.Array  # [num_layers, batch, size, heads, head_dim], rotated if positions are rotary
-    value: jax.Array  # [num_layers, batch, size, heads, head_dim]
+    key: jax.Array  # [num_layers, batch, heads, size, head_dim], rotated if positions are rotary
+    value: jax.Array  # [num_layers, batch, heads, size, head_dim]
     length: jax.Array  # [batch] int32
 
 
-def append(buffer: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-    """`buffer` `[batch, size, ...]` with `new` `[batch, n, ...]` written from `start` `[batch]` on in each row.
+def extend_layer(cache: Cache, key: jax.Array, value: jax.Array, layer: jax.Array) -> Cache:
+    """`cache` with one layer's keys and values `[batch, n, heads, head_dim]` after those that its rows have.
 
-    What would lie beyond the end is dropped.
+    What would lie beyond the end is dropped. `length` stays as it is, for the other layers. In a loop that carries the
+    cache nothing but the new entries is written.
     """
-    index = jnp.arange(buffer.shape[1]) - start[:, None]  # into `new`
-    written = (index >= 0) & (index < new.shape[1])
-    expand = tuple(range(2, buffer.ndim))
-    new = new.astype(buffer.dtype)
-    if new.shape[1] != 1:  # one vector broadcasts; gathering it would copy the whole buffer
-        new = jnp.take_along_axis(new, jnp.expand_dims(jnp.clip(index, 0, new.shape[1] - 1), expand), axis=1)
-    return jnp.where(jnp.expand_dims(written, expand), new, buffer)
+    row = jnp.arange(key.shape[0])[:, None]
+    position = cache.length[:, None] + jnp.arange(key.shape[1])  # [batch, n]
+
+    def write(buffer, new):
+        return buffer.at[layer, row, :, position].set(new.astype(buffer.dtype), mode="drop", unique_indices=True)
+
+    return cache._replace(key=write(cache.key, key), value=write(cache.value, value))
 
 
 def rotate(x: jax.Array, *, base: float = 10_000.0, start: jax.Array | None = None) -> jax.Array:
@@ -124,19 +125,18 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        carry: tuple[jax.Array, Cache | None],
         mask: jax.Array,
-        cached: tuple[jax.Array, jax.Array] | None = None,
-        start: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
-        """`x` `[batch, length, model_dim]` after the layer, and what a scan collects: the keys and values, if cached.
+        layer: jax.Array,
+    ) -> tuple[tuple[jax.Array, Cache | None], None]:
+        """What a scan carries through the layers, after this one, and None, which it collects.
 
         Args:
-            x: `[batch, length, model_dim]`.
-            mask: which keys each query sees, of `x` itself, or of `cached` once those of `x` are in it.
-            cached: keys and values of earlier positions, each `[batch, size, heads, head_dim]`.
-            start: `[batch]` int, how many positions of `cached` count; the position of the first of `x`.
+            carry: x `[batch, length, model_dim]`, and a cache if `x` comes after positions that were read before.
+            mask: which keys each query sees, of `x` itself, or of the cache once those of `x` are in it.
+            layer: `[]` int, where this layer is in the cache.
         """
+        x, cache = carry
         model_dim = x.shape[-1]
         dense = partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
         norm = partial(nn.LayerNorm, use_bias=False, dtype=self.dtype)
@@ -146,16 +146,17 @@ class Block(nn.Module):
         heads = (self.num_heads, model_dim // self.num_heads)
         query, key, value = (dense(heads, name=name)(y) for name in ("query", "key", "value"))
         if self.rotary:
-            query, key = rotate(query, start=start), rotate(key, start=start)
-        if cached is not None and start is not None:
-            cached = append(cached[0], key, start), append(cached[1], value, start)
-            key, value = (seen.astype(query.dtype) for seen in cached)
+            query, key = (rotate(z, start=None if cache is None else cache.length) for z in (query, key))
+        if cache is not None:
+            cache = extend_layer(cache, key, value, layer)
+            key, value = (jnp.swapaxes(seen[layer], 1, 2).astype(query.dtype) for seen in (cache.key, cache.value))
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
         x = split_batch(x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y))
 
         y = norm(name="mlp_norm")(x)
         y = nn.gelu(dense(self.mlp_dim, name="mlp_in")(y))
-        return split_batch(x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y)), cached
+        x = split_batch(x + dense(model_dim, kernel_init=to_residual, name="mlp_out")(y))
+        return (x, cache), None
 
 
 class Transformer(nn.Module):
@@ -205,7 +206,7 @@ class Transformer(nn.Module):
             rematerialized(Block, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=self.num_layers,
         )
         residual_scale = (2 * self.num_layers) ** -0.5  # two branches a layer: the stream stays of order 1 at any depth
@@ -233,7 +234,7 @@ class Transformer(nn.Module):
         """The normalised last layer `[batch, length, model_dim]`, which the logits are linear in."""
         self._check_tokens(tokens, self.max_length)
         mask = attention_mask(self.attention, tokens.shape[1], prefix=prefix, where=where)
-        x, _ = self.blocks(self._embed(tokens, slice(tokens.shape[1])), mask, None, None)
+        x, _ = self._through_layers(self._embed(tokens, slice(tokens.shape[1])), None, mask)
         return self.final_norm(x)
 
     @nn.nowrap
@@ -247,7 +248,7 @@ class Transformer(nn.Module):
         """
         if not 1 <= length <= self.max_length:
             raise ValueError(f"length must be in [1, {self.max_length}], got {length}.")
-        shape = (self.num_layers, batch, length, self.num_heads, self.model_dim // self.num_heads)
+        shape = (self.num_layers, batch, self.num_heads, length, self.model_dim // self.num_heads)
         key, value = (jnp.zeros(shape, dtype or self.dtype or jnp.float32) for _ in range(2))
         return Cache(key, value, jnp.zeros(batch, jnp.int32))
 
@@ -274,13 +275,17 @@ class Transformer(nn.Module):
         """
         if self.attention != "causal":
             raise ValueError(f'attention must be "causal" for a cache, got {self.attention!r}.')
-        size = cache.key.shape[2]
+        size = cache.key.shape[3]
         self._check_tokens(tokens, size)
         position = cache.length[:, None] + jnp.arange(tokens.shape[1])  # [batch, n]
         mask = (jnp.arange(size) <= position[..., None])[:, None]  # [batch, 1, n, size]
-        x, (key, value) = self.blocks(self._embed(tokens, position), mask, (cache.key, cache.value), cache.length)
+        x, cache = self._through_layers(self._embed(tokens, position), cache, mask)
         read = tokens.shape[1] if where is None else jnp.sum(where, axis=1, dtype=jnp.int32)
-        return Cache(key, value, cache.length + read), self._logits(self.final_norm(x))
+        return cache._replace(length=cache.length + read), self._logits(self.final_norm(x))
+
+    def _through_layers(self, x, cache, mask):
+        carry, _ = self.blocks((x, cache), mask, jnp.arange(self.num_layers))
+        return carry
 
     def _embed(self, tokens, position):
         x = self.embedding(tokens)

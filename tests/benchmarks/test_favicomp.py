@@ -1,8 +1,9 @@
 """Decoding 256 tokens with two models against decoding them with one, with key-value caches, in one process.
 
-Not in the default run: `pytest tests/benchmarks/test_favicomp.py -s`, on a machine that does nothing else. It prints
-the ratio of medians, of rounds that alternate between the two (the aim is at most 2.2), how often a step was traced,
-and the memory that 64 and 256 tokens need beside the parameters and the caches.
+Not in the default run: `pytest tests/benchmarks/test_favicomp.py -s`, on a machine that does nothing else. For models
+of several sizes it prints the ratio of medians, of rounds that alternate between the two (the aim is at most 2.2), how
+often a step was traced, and the memory that 64 and 256 tokens need beside the parameters and the caches. On a CPU the
+ratio tells where the caches end: one model may fit where two do not.
 """
 
 import functools
@@ -12,69 +13,82 @@ from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from lemmata.core.networks.transformer import Transformer
 from lemmata.methods.samplers import favicomp
 from lemmata.train.experiments import decoding
 
-BATCH, PROMPT, TOKENS, ROUNDS = 4, 32, 256, 10
-NETWORK = Transformer(1024, num_layers=2, num_heads=4, model_dim=256, mlp_dim=1024, max_length=PROMPT + TOKENS)
+BATCH, PROMPT, TOKENS, ROUNDS, VOCAB, END = 4, 32, 256, 10, 1024, -1  # no end token: every row writes to the end
 
 
-def test_two_models_against_one():
+@pytest.mark.parametrize(("layers", "width"), [(2, 64), (2, 256), (4, 256), (4, 512)])
+def test_two_models_against_one(layers, width):
+    network = Transformer(
+        VOCAB, num_layers=layers, num_heads=4, model_dim=width, mlp_dim=4 * width, max_length=PROMPT + TOKENS
+    )
     traces = Counter()
 
     def step(name, state, token):
         traces[name] += 1
-        return decoding.step_of(NETWORK)(state, token)
+        return decoding.step_of(network)(state, token)
 
     steps = {name: functools.partial(step, name) for name in ("compressor", "target", "alone")}
-    prompt = jax.random.randint(jax.random.key(0), (BATCH, PROMPT), 0, 1024)
-    init = jax.jit(NETWORK.init)
-    params = {name: init(jax.random.key(i), prompt) for i, name in enumerate(("compressor", "target"))}
-    read = jax.jit(functools.partial(decoding.prompted, NETWORK), static_argnums=1)
-    states = {name: read(params[name], PROMPT + TOKENS, (prompt[:, :-1], None)) for name in params}
-    first, end = prompt[:, -1], -1  # no end token: every row writes to the end
+    states, first = prompted(network)
+    pair = states["compressor"], states["target"]
 
-    def both(num_steps):
+    @functools.partial(jax.jit, static_argnums=1)
+    def write_with_both(states, num_steps):
         return favicomp.decode(
-            steps["compressor"], steps["target"], states["compressor"], states["target"], first,
-            num_steps=num_steps, eos_id=end,
+            steps["compressor"], steps["target"], *states, first, num_steps=num_steps, eos_id=END
         )  # fmt: skip
 
     @functools.partial(jax.jit, static_argnums=1)
-    def generate(state, num_steps):
+    def write_alone(state, num_steps):
         return decoding.generate(
             steps["alone"], state, first,
-            key=jax.random.key(0), choose=decoding.greedy, num_steps=num_steps, eos_id=end,
+            key=jax.random.key(0), choose=decoding.greedy, num_steps=num_steps, eos_id=END,
         )  # fmt: skip
 
-    def one(num_steps):
-        return generate(states["target"], num_steps)
-
-    times = {both: [], one: []}
-    for index in range(ROUNDS + 1):
-        for call, spent in times.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(call(TOKENS))
-            if index:  # the first compiles
-                spent.append(time.perf_counter() - begin)
-    two, single = (statistics.median(spent) for spent in times.values())
-    fastest = min(times[both]) / min(times[one])
-    per_token = 1e3 * two / TOKENS
+    times = alternate(both=lambda: write_with_both(pair, TOKENS), one=lambda: write_alone(states["target"], TOKENS))
+    two, single = (statistics.median(times[name]) for name in ("both", "one"))
+    fastest = min(times["both"]) / min(times["one"])
     print(
-        f"\ntwo models / one = {two / single:.2f} (of the fastest {fastest:.2f}), {per_token:.2f} ms a token; aim 2.2"
+        f"\n{layers} layers of {width}: two models / one = {two / single:.2f} (of the fastest {fastest:.2f}), "
+        f"{1e3 * two / TOKENS:.2f} ms a token; aim 2.2"
     )
     print(f"traces of a step for {TOKENS} tokens: {dict(traces)}")
-
-    decode = jax.jit(lambda states, n: favicomp.decode(
-        steps["compressor"], steps["target"], *states, first, num_steps=n, eos_id=end), static_argnums=1
-    )  # fmt: skip
-    pair = states["compressor"], states["target"]
-    spent = {n: decode.lower(pair, n).compile().memory_analysis().temp_size_in_bytes for n in (64, TOKENS)}
-    caches = sum(leaf.nbytes for _, cache in pair for leaf in jax.tree.leaves(cache))
-    print(f"memory beside the arguments, of which the caches are {caches / 2**20:.1f} MiB: " + ", ".join(
-        f"{size / 2**20:.2f} MiB for {n} tokens" for n, size in spent.items()
-    ))  # fmt: skip
+    spent = {
+        n: write_with_both.lower(pair, n).compile().memory_analysis().temp_size_in_bytes / 2**20 for n in (64, TOKENS)
+    }
+    caches = sum(leaf.nbytes for _, cache in pair for leaf in jax.tree.leaves(cache)) / 2**20
+    print(
+        f"memory beside the arguments, of which the caches are {caches:.1f} MiB: "
+        + ", ".join(f"{size:.2f} MiB for {n} tokens" for n, size in spent.items())
+    )
     assert max(traces.values()) < TOKENS / 10
-    assert jnp.array_equal(both(64), both(TOKENS)[:, :64])
+    assert jnp.array_equal(write_with_both(pair, 64), write_with_both(pair, TOKENS)[:, :64])
+
+
+def prompted(network):
+    """States of two models by name, after one random prompt, and its last token."""
+    prompt = jax.random.randint(jax.random.key(0), (BATCH, PROMPT), 0, VOCAB)
+    init = jax.jit(network.init)
+    read = jax.jit(functools.partial(decoding.prompted, network), static_argnums=1)
+    states = {
+        name: read(init(jax.random.key(i), prompt), PROMPT + TOKENS, (prompt[:, :-1], None))
+        for i, name in enumerate(("compressor", "target"))
+    }
+    return states, prompt[:, -1]
+
+
+def alternate(**calls):
+    """Seconds of each call by name, in rounds."""
+    times = {name: [] for name in calls}
+    for index in range(ROUNDS + 1):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            if index:  # the first compiles
+                times[name].append(time.perf_counter() - begin)
+    return times

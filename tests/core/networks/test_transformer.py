@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lemmata.core.networks.transformer import Transformer, append, attention_mask, rotate
+from lemmata.core.networks.transformer import Cache, Transformer, attention_mask, extend_layer, rotate
 
 VOCAB, LENGTH = 50, 12
 TOKENS = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, VOCAB)
@@ -149,11 +149,15 @@ def test_cache_of_another_dtype_stays_close():
     assert float(jnp.max(jnp.abs(logits - expected))) < 0.05 * float(jnp.max(jnp.abs(expected)))
 
 
-def test_append_writes_from_each_rows_start_and_drops_what_lies_beyond():
-    new = jnp.array([[1, 2], [3, 4], [5, 6]])
-    np.testing.assert_array_equal(
-        append(jnp.zeros((3, 4), int), new, jnp.array([0, 2, 3])), [[1, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 5]]
-    )
+def test_a_layer_of_a_cache_is_extended_from_each_rows_end_and_what_lies_beyond_is_dropped():
+    cache = Cache(jnp.zeros((2, 3, 1, 4, 1)), jnp.zeros((2, 3, 1, 4, 1)), jnp.array([0, 2, 3]))
+    new = jnp.array([[1.0, 2], [3, 4], [5, 6]])[..., None, None]
+    after = extend_layer(cache, new, -new, jnp.array(1))
+    expected = np.array([[1.0, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 5]])
+    np.testing.assert_array_equal(after.key[1, :, 0, :, 0], expected)
+    np.testing.assert_array_equal(after.value[1, :, 0, :, 0], -expected)
+    assert not np.any(after.key[0])
+    np.testing.assert_array_equal(after.length, cache.length)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
