@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import sharding
-from .data.sources import Arrays, Sampler
+from .data.sources import Arrays, Resident, Sampler
 from .experiments.base import Procedure, Task
 from .optimizer import make_optimizer
 from .order import EpochOrder
@@ -85,8 +85,12 @@ class Program:
             batch = jax.eval_shape(lambda: source.sample(jax.random.key(0), size))
         else:
             batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), source.example)
-        where = sharding.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch)
+        where, whole = sharding.batch_sharding(self.mesh), sharding.replicated(self.mesh)
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch)
+        resident = self.task.resident
+        return self._beside(
+            batch, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), resident)
+        )
 
     @property
     def vmapped(self) -> bool:
@@ -97,16 +101,16 @@ class Program:
         """A fresh state, laid out on the mesh. Data may shape it: it sees the first batch."""
         source = self.task.train
 
-        def start(keys, example):
+        def start(keys, example, resident):
             if isinstance(source, Sampler):
                 example = source.sample(jax.random.key(0), self.batch_size)
-            return self._over_seeds(self._init, (0, None))(keys, example)
+            return self._over_seeds(self._init, (0, None))(keys, self._beside(example, resident))
 
         if isinstance(source, Arrays):
             example = jax.tree.map(lambda x: x[: self.batch_size], source.arrays)
         else:
             example = None if isinstance(source, Sampler) else multihost_utils.broadcast_one_to_all(source.example)
-        return jax.jit(start, out_shardings=self.state_sharding)(self._keys(), example)
+        return jax.jit(start, out_shardings=self.state_sharding)(self._keys(), example, self._resident)
 
     def on_mesh(self, function: Callable) -> Callable:
         """The function traced with the mesh as its ambient one: networks then keep activations split over `data`."""
@@ -132,21 +136,26 @@ class Program:
         return EpochOrder(self.seeds, self.task.train.size)
 
     @functools.cached_property
-    def train_data(self) -> Any:
-        """What `advance` indexes: the training arrays, on the device once; nothing for the other sources."""
-        source = self.task.train
-        return self._put(source.arrays) if isinstance(source, Arrays) else ()
+    def train_data(self) -> tuple[Any, Any]:
+        """What `advance` reads: the training arrays (nothing for the other sources) and the resident ones."""
+        return self._put(self.task.train), self._resident
 
     @functools.cached_property
-    def test_data(self) -> Any:
-        """The test arrays on the device."""
-        source = self.task.test
-        if isinstance(source, Arrays) and source.arrays is getattr(self.task.train, "arrays", None):
+    def test_data(self) -> tuple[Any, Any]:
+        """What `evaluate` reads."""
+        if getattr(self.task.test, "arrays", None) is getattr(self.task.train, "arrays", ()):
             return self.train_data
-        return self._put(source.arrays) if isinstance(source, Arrays) else ()
+        return self._put(self.task.test), self._resident
 
-    def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, sharding.replicated(self.mesh))
+    @functools.cached_property
+    def _resident(self) -> Any:
+        return jax.device_put(self.task.resident, sharding.replicated(self.mesh))
+
+    def _put(self, source: Any) -> Any:
+        return jax.device_put(source.arrays if isinstance(source, Arrays) else (), sharding.replicated(self.mesh))
+
+    def _beside(self, batch: Any, resident: Any) -> Any:
+        return batch if self.task.resident is None else Resident(batch, resident)
 
     @functools.cache  # noqa: B019  a program lives as long as its run
     def advance(self, length: int) -> Callable:
@@ -156,9 +165,11 @@ class Program:
         """
 
         def chunk(state: TrainState, data: Any, inputs: Any) -> tuple[TrainState, Any]:
+            arrays, resident = data
+
             def one(state: TrainState, x: Any) -> tuple[TrainState, Any]:
-                batch = jax.lax.with_sharding_constraint(self._batch(state, data, x), where)
-                return self.step(state, batch)
+                batch = jax.lax.with_sharding_constraint(self._batch(state, arrays, x), where)
+                return self.step(state, self._beside(batch, resident))
 
             state, metrics = jax.lax.scan(one, state, inputs, length=length)
             metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
@@ -172,10 +183,10 @@ class Program:
             donate_argnums=0,
         )
 
-    def _batch(self, state: TrainState, data: Any, x: Any) -> Any:
+    def _batch(self, state: TrainState, arrays: Any, x: Any) -> Any:
         source = self.task.train
         if isinstance(source, Arrays):
-            return jax.tree.map(lambda array: array[x], data)
+            return jax.tree.map(lambda array: array[x], arrays)
         if isinstance(source, Sampler):
             return source.sample(jax.random.fold_in(jax.random.fold_in(state.key, SAMPLE), state.step), self.batch_size)
         return x
@@ -189,6 +200,7 @@ class Program:
 
         def means(state: TrainState, data: Any) -> Any:
             params, key = eval_params(state), jax.random.fold_in(state.key, EVALUATION)
+            arrays, resident = data
 
             def one(index: jax.Array) -> Any:
                 batch_key, metric_key = jax.random.split(jax.random.fold_in(key, index))
@@ -196,9 +208,9 @@ class Program:
                     batch, real = source.sample(batch_key, size), jnp.ones(size, bool)
                 else:
                     rows, examples = index * size + jnp.arange(size), source.size
-                    batch = jax.tree.map(lambda x: x[rows % examples], data)
+                    batch = jax.tree.map(lambda x: x[rows % examples], arrays)
                     real = rows < examples  # the last batch wraps round; its repeats do not count
-                batch = jax.lax.with_sharding_constraint(batch, where)
+                batch = self._beside(jax.lax.with_sharding_constraint(batch, where), resident)
                 metrics = self.task.objective.evaluate(params, state.variables, batch, metric_key)
                 return {name: _sum_and_count(value, real) for name, value in metrics.items()}
 

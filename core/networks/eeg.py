@@ -9,6 +9,7 @@ Inputs are `[batch, channels, time]`; inside, features come last. Running statis
 order: the spatial filter, which leaves few features of many channels, before or with the temporal one.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -284,7 +285,12 @@ def _mean_pool(x: jax.Array, size: int) -> jax.Array:
 
 
 def _max_pool(x: jax.Array, size: int) -> jax.Array:
-    return jnp.max(_groups(x, size), axis=2)
+    """Maxima of `size` neighbours in time.
+
+    Pair by pair: the derivative of a reduction asks which values equal the maximum, and finds none (0 / 0) if the
+    compiler rounds the values that it compares otherwise than those that it reduced.
+    """
+    return functools.reduce(jnp.maximum, jnp.unstack(_groups(x, size), axis=2))
 
 
 def _groups(x: jax.Array, size: int) -> jax.Array:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lemmata.train import loop, program
-from lemmata.train.data.sources import Sampler
+from lemmata.train.data.sources import Arrays, Sampler
 from lemmata.train.data.stream import Stream
-from lemmata.train.experiments.base import Procedure, Task, no_data
+from lemmata.train.experiments.base import Objective, Procedure, Task, no_data
 from lemmata.train.order import EpochOrder
 
 
@@ -159,6 +159,39 @@ def test_advance_compiles_once_a_length(task, config):
         state, _ = function(state, run.train_data, loop.feed.inputs(run, step, 4))
     assert function._cache_size() == 1
     assert run.advance(4) is function
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_resident_arrays_come_whole_with_every_batch(task, config, seeds):
+    """Batches of row numbers beside the rows train as batches of rows do, and the rows are inputs of the program."""
+    plain, whole = task.objective, task.train.arrays
+
+    def rows(batch):
+        return jax.tree.map(lambda x: x[batch.batch], batch.arrays)
+
+    def init(key, batch):
+        assert jax.tree.map(jnp.shape, batch.arrays) == jax.tree.map(jnp.shape, whole)
+        return plain.init(key, rows(batch))
+
+    indirect = task._replace(
+        objective=Objective(
+            init,
+            lambda params, variables, batch, key: plain.loss(params, variables, rows(batch), key),
+            lambda params, variables, batch, key: plain.evaluate(params, variables, rows(batch), key),
+        ),
+        train=Arrays(np.arange(96)),
+        test=Arrays(np.arange(40)),
+        resident=whole,
+    )
+    expected, found = (loop.fit(each, config, seeds) for each in (task, indirect))
+    for a, b in zip(*(jax.tree.leaves(each.state.params) for each in (expected, found)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    np.testing.assert_allclose(found.metrics["error"], expected.metrics["error"], rtol=1e-5)
+
+    run = program.Program(indirect, config, loop.make_mesh(config.mesh), seeds=seeds)
+    text = run.advance(4).lower(run.init(), run.train_data, loop.feed.inputs(run, 0, 4)).as_text()
+    assert "tensor<96x8xf32>" in text
+    assert "dense<" not in "".join(line for line in text.splitlines() if "tensor<96x8xf32>" in line)
 
 
 def test_a_procedure_makes_its_own_data_for_each_seed(config):

@@ -1,5 +1,7 @@
 """Dealing the examples of a data set to the clients of a federation, on the host and by a seed."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from .. import data
@@ -49,6 +51,15 @@ def iid_split(labels: np.ndarray, *, clients: int, rng: np.random.Generator) -> 
     if clients < 1:
         raise ValueError(f"data.clients must be at least 1, got {clients}.")
     return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+
+
+class Dealt(NamedTuple):
+    """What federated rounds and evaluations read: both splits whole, and who has which rows of the training one."""
+
+    train: dict[str, Any]  # inputs [n, d], label [n]
+    test: dict[str, Any]
+    rows: Any  # [partitions, clients, most], of `deals`
+    counts: Any  # [partitions, clients]
 
 
 def deals(labels: np.ndarray, settings: ConfigDict) -> tuple[np.ndarray, np.ndarray]:

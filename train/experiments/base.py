@@ -67,11 +67,15 @@ class Procedure(NamedTuple):
 
 
 class Task(NamedTuple):
-    """An objective or a procedure bound to its data; `no_data` where it makes its own."""
+    """An objective or a procedure bound to its data; `no_data` where it makes its own.
+
+    With `resident`, a tree of arrays, every batch that it is given is a `Resident(batch, arrays)`.
+    """
 
     objective: Objective | Procedure
     train: Arrays | Sampler | Stream
     test: Arrays | Sampler
+    resident: Any = None
 
 
 no_data = Sampler(lambda key, size: ())  # batches for a procedure that makes its own

@@ -29,8 +29,8 @@ from ...core.networks.batch import split_batch
 from ...methods.quantizers import clipped_uniform
 from ...methods.transforms import federated_mvr
 from .. import data, plots
-from ..data.clients import deals, load_flat
-from ..data.sources import Arrays, Sampler
+from ..data.clients import Dealt, deals, load_flat
+from ..data.sources import Arrays, Resident, Sampler
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
 from .base import Metric, Procedure, Task
@@ -238,36 +238,36 @@ def make_round(config: ConfigDict) -> Any:
     return quantized if method.bits else whole
 
 
-def make_procedure(config: ConfigDict, train: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> Procedure:
-    """Rounds on the given splits; batches are the numbers `[clients of the round]` of the clients that take part."""
+def make_procedure(config: ConfigDict) -> Procedure:
+    """Rounds; batches are the numbers `[clients of the round]` of the clients that take part, beside a `Dealt`."""
     method, clients = config.method, config.data.clients
     for name in ("local_steps", "local_batch"):
         if method[name] < 1:
             raise ValueError(f"method.{name} must be at least 1, got {method[name]}.")
     run_round = make_round(config)
-    rows, counts = deals(train["label"], config.data)
     classes = data.info(config.data.name).num_classes
     assert classes is not None  # load_flat has refused a set without classes
-    widths = (train["inputs"].shape[1], *config.model.hidden, classes)
     down, _ = MODELS_SENT[method.algorithm]
 
-    def draw(partition, taking_part, key, steps):
+    def draw(dealt, partition, taking_part, key, steps):
         """Minibatches `[clients, steps, batch, ...]`, drawn with replacement, and the clients' weights by data."""
-        count = jnp.asarray(counts)[partition, taking_part]
+        count = dealt.counts[partition, taking_part]
         drawn = jax.random.uniform(key, (len(taking_part), steps, method.local_batch))
         own = count[:, None, None]
         places = jnp.clip((drawn * own).astype(jnp.int32), 0, jnp.maximum(own - 1, 0))
-        chosen = jnp.asarray(rows)[partition, taking_part[:, None, None], places]
-        batches = jax.tree.map(lambda x: split_batch(jnp.asarray(x)[chosen]), train)
+        chosen = dealt.rows[partition, taking_part[:, None, None], places]
+        batches = jax.tree.map(lambda x: split_batch(x[chosen]), dealt.train)
         return batches, count / jnp.maximum(jnp.sum(count), 1)
 
-    def init(key, batch):
+    def init(key: jax.Array, batch: Resident):
+        dealt: Dealt = batch.arrays
+        widths = (dealt.train["inputs"].shape[1], *config.model.hidden, classes)
         network_key, partition_key, batch_key = jax.random.split(key, 3)
         params = init_network(network_key, widths, config.model.init_scale)
-        partition = jax.random.randint(partition_key, (), 0, len(rows))
+        partition = jax.random.randint(partition_key, (), 0, len(dealt.rows))
         direction, sent = None, 0
         if method.algorithm == "mvr":  # the mean gradient of one minibatch of every client
-            batches, weights = draw(partition, jnp.arange(clients), batch_key, 1)
+            batches, weights = draw(dealt, partition, jnp.arange(clients), batch_key, 1)
             own = local_steps.gradients(params, batches, grad_fn=grad_fn)
             direction, sent = trees.weighted_sum(own, weights), clients * trees.size_in_bytes(params)
         state = federated.init_federated(
@@ -282,15 +282,16 @@ def make_procedure(config: ConfigDict, train: dict[str, np.ndarray], test: dict[
             "bytes_down": jnp.asarray(sent, jnp.float32),
         }
 
-    def update(params, variables, taking_part, key):
+    def update(params, variables, batch: Resident, key):
+        taking_part, dealt = batch
         batch_key, round_key = jax.random.split(key)
-        batches, weights = draw(variables["partition"], taking_part, batch_key, method.local_steps)
+        batches, weights = draw(dealt, variables["partition"], taking_part, batch_key, method.local_steps)
         state = variables["server"]._replace(params=params)
         after, sizes = run_round(state, batches, weights, taking_part, round_key)
         anyone = jnp.any(weights > 0)
         state = jax.tree.map(lambda new, old: jnp.where(anyone, new, old), after, state)
         round_number = variables["round"] + 1
-        accuracy = jnp.mean(accuracy_of(state.params, jax.tree.map(jnp.asarray, test)))
+        accuracy = jnp.mean(accuracy_of(state.params, dealt.test))
         reached = jnp.where(accuracy >= method.target, round_number, config.train.steps + 1)
         sent_down = len(taking_part) * down * trees.size_in_bytes(params)
         variables = variables | {
@@ -302,8 +303,9 @@ def make_procedure(config: ConfigDict, train: dict[str, np.ndarray], test: dict[
         }
         return state.params, variables, {"accuracy": accuracy, "without_data": jnp.mean(weights == 0)}
 
-    def evaluate(params, variables, batch, key):
-        gradient = grad_fn(params, jax.tree.map(jnp.asarray, train))  # sum_i n_i / N f_i is the loss over all data
+    def evaluate(params, variables, batch: Resident, key):
+        batch, dealt = batch
+        gradient = grad_fn(params, dealt.train)  # sum_i n_i / N f_i is the loss over all data
         logits = logits_of(params, batch["inputs"])
         return {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
@@ -329,7 +331,8 @@ def build(config: ConfigDict) -> Task:
     def sample(key, n):
         return jax.random.permutation(key, clients)[:n]
 
-    return Task(make_procedure(config, train, test), train=Sampler(sample), test=Arrays(test))
+    resident = Dealt(train, test, *deals(train["label"], config.data))
+    return Task(make_procedure(config), train=Sampler(sample), test=Arrays(test), resident=resident)
 
 
 # -------------------------------------------------------------------------------------------------------------- figure

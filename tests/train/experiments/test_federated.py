@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lemmata.core import trees
 from lemmata.train import config as configs
 from lemmata.train import sharding
-from lemmata.train.data import clients, load
+from lemmata.train.data.sources import Resident
 from lemmata.train.experiments import federated
 from lemmata.train.loop import fit
 from lemmata.train.statistics import ArmResult
@@ -44,7 +44,7 @@ def started(method):
     """Task, initial state and a jitted round of 8 clients, shared by the tests."""
     config = make_config(**dict(method), data=SPARSE, train=dict(batch_size=8))
     task = federated.build(config)
-    params, variables = jax.jit(task.objective.init)(jax.random.key(0), None)
+    params, variables = jax.jit(task.objective.init)(jax.random.key(0), Resident(None, task.resident))
     return task, params, variables, jax.jit(task.objective.update)
 
 
@@ -54,7 +54,7 @@ def started(method):
 @pytest.mark.parametrize("method", [MVR, SCAFFOLD, QUANTIZED])
 def test_a_round_moves_the_model_and_counts_what_was_sent(method):
     task, before, start, update = started(method)
-    batch = task.train.sample(jax.random.key(0), 8)
+    batch = Resident(task.train.sample(jax.random.key(0), 8), task.resident)
     params, variables, metrics = update(before, start, batch, jax.random.key(1))
     assert trees.all_finite((params, variables))
     assert jax.tree.structure(variables) == jax.tree.structure(start)
@@ -76,11 +76,12 @@ def test_a_round_moves_the_model_and_counts_what_was_sent(method):
 
 @pytest.mark.parametrize("method", [MVR, QUANTIZED])
 def test_a_round_in_which_nobody_has_data_changes_nothing(method):
-    _, before, start, update = started(method)
-    _, counts = clients.deals(load("digits", "train")["label"], make_config(data=SPARSE).data)
-    empty = np.flatnonzero(counts[int(start["partition"])] == 0)
+    task, before, start, update = started(method)
+    empty = np.flatnonzero(task.resident.counts[int(start["partition"])] == 0)
     assert len(empty)
-    params, variables, metrics = update(before, start, jnp.full(8, empty[0]), jax.random.key(1))
+    params, variables, metrics = update(
+        before, start, Resident(jnp.full(8, empty[0]), task.resident), jax.random.key(1)
+    )
     assert metrics["without_data"] == 1
     jax.tree.map(np.testing.assert_array_equal, params, before)
     jax.tree.map(np.testing.assert_array_equal, variables["server"], start["server"])
@@ -91,8 +92,8 @@ def test_partition_and_weights_are_those_of_the_seed_whatever_the_arm():
     keys = jax.random.split(jax.random.key(0), 16)
 
     def inits(algorithm):
-        init = federated.build(make_config(algorithm=algorithm)).objective.init
-        return jax.jit(jax.vmap(lambda key: init(key, None)))(keys)
+        task = federated.build(make_config(algorithm=algorithm))
+        return jax.jit(jax.vmap(task.objective.init, (0, None)))(keys, Resident(None, task.resident))
 
     (params, variables), (same, other) = inits("fedavg"), inits("mvr")
     jax.tree.map(np.testing.assert_array_equal, params, same)
@@ -163,20 +164,21 @@ def test_a_client_of_weight_zero_sends_nothing_and_counts_for_nothing():
 
 def test_clients_split_over_devices_train_as_on_one():
     task, params, variables, update = started(MVR)
-    batch = jnp.argsort(-clients.deals(load("digits", "train")["label"], make_config(data=SPARSE).data)[1].sum(0))[:8]
+    batch = jnp.argsort(-task.resident.counts.sum(0))[:8]
     config = make_config()
     config.mesh.data = 8
     mesh = sharding.make_mesh(config.mesh)
 
-    def on_mesh(*arguments):
+    def on_mesh(params, variables, batch, resident, key):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return task.objective.update(*arguments)
+            return task.objective.update(params, variables, Resident(batch, resident), key)
 
     split = jax.device_put(batch, sharding.batch_sharding(mesh))
-    arguments = jax.device_put((params, variables, jax.random.key(1)), sharding.replicated(mesh))
-    compiled = jax.jit(on_mesh).lower(*arguments[:2], split, arguments[2]).compile()
-    many, _, metrics = compiled(*arguments[:2], split, arguments[2])
-    one, _, _ = update(params, variables, batch, jax.random.key(1))
+    whole = (params, variables, task.resident, jax.random.key(1))
+    params_, variables_, resident, key = jax.device_put(whole, sharding.replicated(mesh))
+    compiled = jax.jit(on_mesh).lower(params_, variables_, split, resident, key).compile()
+    many, _, metrics = compiled(params_, variables_, split, resident, key)
+    one, _, _ = update(params, variables, Resident(batch, task.resident), jax.random.key(1))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), many, one)
     assert metrics["without_data"] < 1
     assert f"f32[1,{STEPS},4,64]" in compiled.as_text()  # each device holds the minibatches of its own client alone
