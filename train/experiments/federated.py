@@ -304,12 +304,12 @@ def make_procedure(config: ConfigDict) -> Procedure:
         return state.params, variables, {"accuracy": accuracy, "without_data": jnp.mean(weights == 0)}
 
     def evaluate(params, variables, batch: Resident, key):
-        batch, dealt = batch
+        test, dealt = batch
         gradient = grad_fn(params, dealt.train)  # sum_i n_i / N f_i is the loss over all data
-        logits = logits_of(params, batch["inputs"])
+        logits = logits_of(params, test["inputs"])
         return {
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
-            "accuracy": accuracy_of(params, batch),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, test["label"]),
+            "accuracy": accuracy_of(params, test),
             "rounds_to_target": variables["reached"].astype(jnp.float32),
             "grad_norm2": jnp.square(optax.tree.norm(gradient)),
             "uplink": variables["bytes_up"] / 1e6,
