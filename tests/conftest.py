@@ -1,14 +1,19 @@
 """Every test process sees eight host devices, so that sharding is tested on any machine; benchmarks see what there is.
 
-Compiled programs are kept in .pytest_cache, shared by all processes of a run and by the next run.
+Most of the run is XLA's compiler at work. Compiled programs are kept in .pytest_cache, shared by all processes of a run
+and by the next run; and what asks whether something runs, or agrees with itself, is compiled with few optimizations:
+engine, experiments, configs, examples, conformance. What asks for values, of methods and core, is compiled as in use.
 """
 
 import os
 import pathlib
 
+import pytest
 from hypothesis import settings
 
-BENCHMARKS = pathlib.Path(__file__).parent / "benchmarks"
+TESTS = pathlib.Path(__file__).parent
+BENCHMARKS = TESTS / "benchmarks"
+QUICKLY_COMPILED = ("train", "e2e", "test_catalogue.py", "test_conformance.py")
 
 settings.register_profile("lemmata", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("lemmata")
@@ -19,9 +24,18 @@ def pytest_configure(config):
     if not names_benchmarks(config):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(BENCHMARKS.parents[1] / ".pytest_cache" / "xla"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".pytest_cache" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly(request):
+    """Fewer optimizations for the modules named above."""
+    import jax
+
+    quickly = request.path.relative_to(TESTS).parts[0] in QUICKLY_COMPILED
+    jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -27,22 +27,24 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("source", ["arrays", "sampler", "stream"])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(command, tmp_path, source):
+@pytest.mark.parametrize(
+    ("source", "moments"),
+    [("arrays", ("checkpoint", "metrics", "later")), ("sampler", ("later",)), ("stream", ("checkpoint",))],
+)
+def test_killed_at_any_moment_it_ends_with_the_same_bits(command, tmp_path, source, moments):
     config = command.config_file(tmp_path, source)
     command.run(config, "--arm=main", f"--workdir={tmp_path / 'whole'}")
     folder = tmp_path / "killed"
     log = folder / "main" / "metrics.jsonl"
     checkpoints = folder / "main" / "checkpoints"
-    # Moments: in the middle of a checkpoint's write, just after a metric's line, and some milliseconds later.
-    moments = [
-        lambda: checkpoints.exists() and any(p.name != "0" for p in checkpoints.iterdir()),
-        lambda: log.exists() and '"step": 20' in log.read_text(),
-        lambda: log.exists() and '"step": 40' in log.read_text() and not time.sleep(0.03),
-    ]
+    happened = {
+        "checkpoint": lambda: checkpoints.exists() and any(p.name != "0" for p in checkpoints.iterdir()),  # its write
+        "metrics": lambda: log.exists() and '"step": 20' in log.read_text(),
+        "later": lambda: log.exists() and '"step": 40' in log.read_text() and not time.sleep(0.03),
+    }
     for moment in moments:
         process = command.start(config, "--arm=main", f"--workdir={folder}")
-        wait_for(moment, process)
+        wait_for(happened[moment], process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
