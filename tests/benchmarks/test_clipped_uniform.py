@@ -5,12 +5,12 @@ writes 4 (float32: the codes stay in registers); to codes and values, as `quanti
 8. Compared are bytes moved a second, in rounds that alternate; the aim is 60 % of the copy's.
 """
 
-import statistics
-import time
+import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
+from racing import race
 
 from lemmata.methods.quantizers import clipped_uniform as cu
 
@@ -33,14 +33,8 @@ def test_bandwidth_against_a_copy(benchmark, capsys):
     x = jax.jit(lambda: 3 * jnp.sin(jnp.arange(SIZE, dtype=jnp.float32)))().block_until_ready()
     clip = jnp.float32(2.5)
     compiled = {name: jax.jit(function).lower(x, clip).compile() for name, (function, _) in PASSES.items()}
-    times = {name: [] for name in PASSES}
-    for index in range(ROUNDS + 1):
-        for name, call in compiled.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(call(x, clip))
-            if index:  # the first touches its memory for the first time
-                times[name].append(time.perf_counter() - begin)
-    rate = {name: PASSES[name][1] * SIZE / statistics.median(times[name]) / 1e9 for name in PASSES}
+    times = race(ROUNDS, **{name: functools.partial(call, x, clip) for name, call in compiled.items()})
+    rate = {name: moved * SIZE / times.median(name) / 1e9 for name, (_, moved) in PASSES.items()}
     copy = rate["copy with cast"]
     with capsys.disabled():
         print()

@@ -4,13 +4,11 @@ Not in the default run: `pytest tests/benchmarks/test_conceptual_contextual.py`,
 has torch. Rounds alternate between the two; each test prints the ratio of medians and that of the fastest rounds.
 """
 
-import statistics
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from racing import race
 
 from lemmata.methods.layers import conceptual_contextual as cc
 
@@ -68,19 +66,13 @@ def test_against_torch(sizes, benchmark, capsys):
     np.testing.assert_allclose(value, peer_value, rtol=1e-4)
     np.testing.assert_allclose(gradient, peer_gradient, rtol=1e-3, atol=1e-4)
 
-    def seconds(call):
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    pairs = [(seconds(own), seconds(other)) for _ in range(ROUNDS)]
-    times = list(zip(*pairs, strict=True))
-    medians, fastest = ([reduce(values) for values in times] for reduce in (statistics.median, min))
-    ratio = medians[0] / medians[1]
-    benchmark.extra_info.update(peer="torch.nn.LSTM", peer_seconds=medians[1], ratio=ratio)
+    times = race(ROUNDS, ours=own, torch=other)
+    ratio = times.ratio("ours", "torch")
+    benchmark.extra_info.update(peer="torch.nn.LSTM", peer_seconds=times.median("torch"), ratio=ratio)
     benchmark.pedantic(own, rounds=5)
     with capsys.disabled():
         print(
-            f"\n[batch, length, dim, units] = {list(sizes)}: bilstm_encode {medians[0] * 1e3:.2f} ms, torch.nn.LSTM "
-            f"{medians[1] * 1e3:.2f} ms; ratio {ratio:.3f} (of the fastest {fastest[0] / fastest[1]:.3f})"
+            f"\n[batch, length, dim, units] = {list(sizes)}: bilstm_encode {times.median('ours') * 1e3:.2f} ms, "
+            f"torch.nn.LSTM {times.median('torch') * 1e3:.2f} ms; ratio {ratio:.3f} "
+            f"(of the fastest {times.fastest('ours', 'torch'):.3f})"
         )

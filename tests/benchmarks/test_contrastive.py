@@ -8,14 +8,13 @@ where less is free, and run once.
 """
 
 import pathlib
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from racing import race
 
 from lemmata.core.contrastive import info_nce_loss
 from lemmata.core.distances import l2_normalize
@@ -58,20 +57,13 @@ def available_bytes():
     return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable")))
 
 
-def race(benchmark, capsys, peer_name, peer, n, rounds):
+def compare(benchmark, capsys, peer_name, peer, n, rounds):
     """Time both in turn; the benchmark's table shows the blocked loss, its extra_info and the print the ratio."""
     views = two_views(n)
     ours, theirs = compiled(blocked, views), compiled(peer, views)
 
-    def seconds(call):
-        start = time.perf_counter()
-        jax.block_until_ready(call(*views))
-        return time.perf_counter() - start
-
-    if rounds > 1:
-        seconds(ours), seconds(theirs)  # the first calls touch their memory for the first time
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-    own, other = (statistics.median(times) for times in zip(*pairs, strict=True))
+    times = race(rounds, warm_up=int(rounds > 1), ours=lambda: ours(*views), peer=lambda: theirs(*views))
+    own, other = times.median("ours"), times.median("peer")
     benchmark.extra_info.update(peer=peer_name, peer_seconds=other, ratio=own / other)
     benchmark.pedantic(lambda: jax.block_until_ready(ours(*views)), rounds=rounds)
     memory = [call.memory_analysis().temp_size_in_bytes / 2**20 for call in (ours, theirs)]
@@ -85,14 +77,14 @@ def race(benchmark, capsys, peer_name, peer, n, rounds):
 
 @pytest.mark.parametrize("n", [1024, 4096])
 def test_against_plain_logsumexp(benchmark, capsys, n):
-    assert race(benchmark, capsys, "plain logsumexp", plain, n, rounds=15) <= 1.2
+    assert compare(benchmark, capsys, "plain logsumexp", plain, n, rounds=15) <= 1.2
 
 
 @pytest.mark.parametrize("n", [1024, 4096])
 def test_against_optax_ntxent(benchmark, capsys, n):
     if available_bytes() < NTXENT_BYTES[n]:
         pytest.skip(f"optax.ntxent needs {NTXENT_BYTES[n] / 2**30:.0f} GiB at n = {n}")
-    assert race(benchmark, capsys, "optax.ntxent", ntxent, n, rounds=1 if n == 4096 else 5) < 1
+    assert compare(benchmark, capsys, "optax.ntxent", ntxent, n, rounds=1 if n == 4096 else 5) < 1
 
 
 def test_blocked_and_plain_agree():

@@ -7,13 +7,13 @@ second prints time and peak memory at n = 50 000; `DIB_MIX_ROWS`, `DIB_MIX_RESTA
 
 import os
 import resource
-import statistics
 import time
 
 import dib_mix_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
+from racing import race
 
 from lemmata.core import bottleneck
 from lemmata.methods.clustering import dib_mix
@@ -48,16 +48,10 @@ def test_against_numpy(benchmark, capsys):
         p = reference.conditional(x, z, s_host, lambdas_host, LEVELS)
         return reference.dib_mix(p, starts, K)
 
-    def seconds(call):
-        start = time.perf_counter()
-        labels = call()
-        return time.perf_counter() - start, labels
-
     x_device, z_device = jnp.asarray(x), jnp.asarray(z)
-    seconds(ours)  # compiles
-    rounds = [(seconds(ours), seconds(numpy)) for _ in range(5)]
-    own, other = (statistics.median(round[i][0] for round in rounds) for i in (0, 1))
-    same = np.mean(rounds[0][0][1] == rounds[0][1][1])
+    same = np.mean(ours() == numpy())  # compiles, too
+    times = race(5, warm_up=0, ours=ours, numpy=numpy)
+    own, other = times.median("ours"), times.median("numpy")
     benchmark.extra_info.update(peer_seconds=other, ratio=other / own)
     benchmark.pedantic(ours, rounds=3)
     with capsys.disabled():

@@ -14,6 +14,7 @@ import jax
 import optax
 import pytest
 from ml_collections import ConfigDict
+from racing import race
 
 from lemmata.train import config as configs
 from lemmata.train import experiments, feed, sharding
@@ -78,21 +79,26 @@ def test_engine_against_a_bare_scan(name, benchmark):
     start = program.init()
     hand = (start.params, start.opt_state, start.variables, jax.random.key(0))
     data = jax.device_put(task.train.arrays)
-    times = {"engine": [], "bare": []}
-    for index in range(ROUNDS[name] + 1):  # alternating, so that whatever else the machine does falls on both
-        begin = time.perf_counter()
-        state, metrics = engine(state, program.train_data, feed.inputs(program, index * LENGTH, LENGTH))
-        jax.block_until_ready(metrics)
-        middle = time.perf_counter()
+
+    def advance_engine():
+        nonlocal state, dispatched
+        inputs = feed.inputs(program, dispatched * LENGTH, LENGTH)
+        state, metrics = engine(state, program.train_data, inputs)
+        dispatched += 1
+        return metrics
+
+    def advance_by_hand():
+        nonlocal hand
         *hand, loss = bare(*hand, data)
-        jax.block_until_ready(loss)
-        if index:  # the first compiles
-            times["engine"].append(middle - begin)
-            times["bare"].append(time.perf_counter() - middle)
-    ratio = statistics.median(times["engine"]) / statistics.median(times["bare"])
-    best = min(times["engine"]) / min(times["bare"])
-    step = 1e3 * statistics.median(times["engine"]) / LENGTH
-    print(f"\n{name}: engine / bare scan = {ratio:.3f} (of the fastest {best:.3f}), {step:.2f} ms a step; aim {limit}")
+        return loss
+
+    dispatched = 0
+    times = race(ROUNDS[name], engine=advance_engine, bare=advance_by_hand)
+    ratio, step = times.ratio("engine", "bare"), 1e3 * times.median("engine") / LENGTH
+    print(
+        f"\n{name}: engine / bare scan = {ratio:.3f} (of the fastest {times.fastest('engine', 'bare'):.3f}), "
+        f"{step:.2f} ms a step; aim {limit}"
+    )
     benchmark.extra_info["ratio"] = ratio
     benchmark.pedantic(lambda: ratio, rounds=1)
 

@@ -7,13 +7,12 @@ ratio tells where the caches end: one model may fit where two do not.
 """
 
 import functools
-import statistics
-import time
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
+from racing import race
 
 from lemmata.core.networks.transformer import Transformer
 from lemmata.methods.samplers import favicomp
@@ -50,12 +49,11 @@ def test_two_models_against_one(layers, width):
             key=jax.random.key(0), choose=decoding.greedy, num_steps=num_steps, eos_id=END,
         )  # fmt: skip
 
-    times = alternate(both=lambda: write_with_both(pair, TOKENS), one=lambda: write_alone(states["target"], TOKENS))
-    two, single = (statistics.median(times[name]) for name in ("both", "one"))
-    fastest = min(times["both"]) / min(times["one"])
+    times = race(ROUNDS, both=lambda: write_with_both(pair, TOKENS), one=lambda: write_alone(states["target"], TOKENS))
+    ratio, fastest, per_token = times.ratio("both", "one"), times.fastest("both", "one"), times.median("both") / TOKENS
     print(
-        f"\n{layers} layers of {width}: two models / one = {two / single:.2f} (of the fastest {fastest:.2f}), "
-        f"{1e3 * two / TOKENS:.2f} ms a token; aim 2.2"
+        f"\n{layers} layers of {width}: two models / one = {ratio:.2f} (of the fastest {fastest:.2f}), "
+        f"{1e3 * per_token:.2f} ms a token; aim 2.2"
     )
     print(f"traces of a step for {TOKENS} tokens: {dict(traces)}")
     spent = {
@@ -80,15 +78,3 @@ def prompted(network):
         for i, name in enumerate(("compressor", "target"))
     }
     return states, prompt[:, -1]
-
-
-def alternate(**calls):
-    """Seconds of each call by name, in rounds."""
-    times = {name: [] for name in calls}
-    for index in range(ROUNDS + 1):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(call())
-            if index:  # the first compiles
-                times[name].append(time.perf_counter() - begin)
-    return times

@@ -7,11 +7,10 @@ is 1.3 times the bare loop's time.
 """
 
 import functools
-import statistics
-import time
 
 import jax
 import pytest
+from racing import race
 
 from lemmata.methods.transforms import federated_mvr as mvr
 from lemmata.train.experiments import federated
@@ -47,19 +46,13 @@ def test_rounds_against_a_bare_loop(algorithm, benchmark, capsys):
     ours = jax.jit(round_fn).lower(state, own_batches).compile()
     theirs = jax.jit(bare).lower(params, bare_batches).compile()
 
-    def seconds(call, *arguments):
-        begin = time.perf_counter()
-        jax.block_until_ready(call(*arguments))
-        return time.perf_counter() - begin
-
-    seconds(ours, state, own_batches), seconds(theirs, params, bare_batches)
-    pairs = [(seconds(ours, state, own_batches), seconds(theirs, params, bare_batches)) for _ in range(ROUNDS)]
-    own, other = zip(*pairs, strict=True)
-    ratio, best = statistics.median(own) / statistics.median(other), min(own) / min(other)
+    times = race(ROUNDS, ours=lambda: ours(state, own_batches), bare=lambda: theirs(params, bare_batches))
+    ratio = times.ratio("ours", "bare")
     with capsys.disabled():
         print(
-            f"\n{algorithm}: {CLIENTS} clients, {STEPS} steps: {1e3 * statistics.median(own):.1f} ms a round; "
-            f"round / bare loop of as many gradients = {ratio:.2f} (of the fastest {best:.2f}); aim {AIM}"
+            f"\n{algorithm}: {CLIENTS} clients, {STEPS} steps: {1e3 * times.median('ours'):.1f} ms a round; "
+            f"round / bare loop of as many gradients = {ratio:.2f} "
+            f"(of the fastest {times.fastest('ours', 'bare'):.2f}); aim {AIM}"
         )
     benchmark.extra_info["ratio"] = ratio
     benchmark.pedantic(lambda: ratio, rounds=1)

@@ -4,14 +4,12 @@ Rounds alternate between the two, on one batch, in training mode with dropout; p
 of the fastest rounds, which other work on the machine disturbs least. Not in the default run; skipped without torch.
 """
 
-import statistics
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from racing import race
 
 from lemmata.methods.layers import imagined_speech
 
@@ -95,19 +93,15 @@ def test_eegnet_against_torch(name, benchmark):
     np.testing.assert_allclose(exact.temporal[1].weight.grad[:, 0, 0].T, grads["temporal"], rtol=1e-2, atol=1e-4)
 
     network, step = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.25), ours(0.25)
-    times = {"lemmata": [], "torch": []}
-    for index in range(ROUNDS + 2):
-        begin = time.perf_counter()
-        jax.block_until_ready(step(params, stats, x, label, jax.random.key(index)))
-        middle = time.perf_counter()
-        torch_step(network)
-        if index > 1:  # the first compile and warm up
-            times["lemmata"].append(middle - begin)
-            times["torch"].append(time.perf_counter() - middle)
-    medians = {who: 1e3 * statistics.median(seconds) for who, seconds in times.items()}
-    ratio = medians["lemmata"] / medians["torch"]
-    best = min(times["lemmata"]) / min(times["torch"])
-    shown = ", ".join(f"{who} {value:.1f} ms" for who, value in medians.items())
-    print(f"\nEEGNet {name} {tuple(size.values())}: {shown}, lemmata / torch = {ratio:.2f} (of the fastest {best:.2f})")
+    key = jax.random.key(0)
+    times = race(
+        ROUNDS, warm_up=2, lemmata=lambda: step(params, stats, x, label, key), torch=lambda: torch_step(network)
+    )
+    ratio = times.ratio("lemmata", "torch")
+    shown = ", ".join(f"{who} {1e3 * times.median(who):.1f} ms" for who in times.seconds)
+    print(
+        f"\nEEGNet {name} {tuple(size.values())}: {shown}, lemmata / torch = {ratio:.2f} "
+        f"(of the fastest {times.fastest('lemmata', 'torch'):.2f})"
+    )
     benchmark.extra_info["ratio"] = ratio
     benchmark.pedantic(lambda: ratio, rounds=1)

@@ -5,13 +5,11 @@ the ratio of medians, of rounds that alternate between the two, so that a distur
 a batch are given, and of its mismatched answers, which get no gradient; the reference's log-probabilities are numbers.
 """
 
-import statistics
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from racing import race
 
 from lemmata.methods.losses.alignment import kto
 
@@ -87,13 +85,8 @@ def test_against(peer, size, benchmark, capsys):
     for one, other in zip(our_call(), peer_call(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
 
-    def seconds(call):
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    pairs = [(seconds(our_call), seconds(peer_call)) for _ in range(ROUNDS)]
-    own, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    times = race(ROUNDS, ours=our_call, peer=peer_call)
+    own, theirs = times.median("ours"), times.median("peer")
     benchmark.extra_info.update(peer=peer, peer_seconds=theirs, ratio=own / theirs)
     benchmark.pedantic(our_call, rounds=3)
     with capsys.disabled():
