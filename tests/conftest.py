@@ -2,7 +2,7 @@
 
 Most of the run is XLA's compiler at work. Compiled programs are kept in .pytest_cache, shared by all processes of a run
 and by the next run; and what asks whether something runs, or agrees with itself, is compiled with few optimizations:
-engine, experiments, configs, examples, conformance. What asks for values, of methods and core, is compiled as in use.
+engine, experiments, configs, networks, examples, conformance. The rest of core and the methods are compiled as in use.
 """
 
 import os
@@ -13,7 +13,7 @@ from hypothesis import settings
 
 TESTS = pathlib.Path(__file__).parent
 BENCHMARKS = TESTS / "benchmarks"
-QUICKLY_COMPILED = ("train", "e2e", "test_catalogue.py", "test_conformance.py")
+QUICKLY_COMPILED = ("core/networks", "train", "e2e", "test_catalogue.py", "test_conformance.py")
 
 settings.register_profile("lemmata", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("lemmata")
@@ -34,7 +34,7 @@ def compile_quickly(request):
     """Fewer optimizations for the modules named above."""
     import jax
 
-    quickly = request.path.relative_to(TESTS).parts[0] in QUICKLY_COMPILED
+    quickly = any(request.path.is_relative_to(TESTS / name) for name in QUICKLY_COMPILED)
     jax.config.update("jax_disable_most_optimizations", quickly)
 
 
