@@ -4,6 +4,7 @@ The conditional is seen through two products alone, whole or in blocks of rows. 
 last: with many restarts vmapped, each product is then one matrix product of `[restarts k, n]` with the conditional.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -147,6 +148,7 @@ def search(
     return jax.lax.while_loop(again, advance, Search(labels, one, zero, false, ~false))
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def balanced_labels(key: jax.Array, n: int, num_clusters: int, count: int) -> jax.Array:
     """`[count, n]` int32 random labels; clusters differ by one row at most."""
     balanced = jnp.arange(n, dtype=jnp.int32) % num_clusters
@@ -190,7 +192,7 @@ def _rescue(labels, scores):
     num_clusters = scores.shape[0]
 
     def sizes(labels):
-        return jnp.zeros(num_clusters, jnp.int32).at[labels].add(1)
+        return jnp.sum(labels == jnp.arange(num_clusters)[:, None], axis=1)
 
     def fill(labels):
         size = sizes(labels)
