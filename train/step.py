@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ..core import trees
+from .data.sources import Resident
 from .experiments.base import Batch, Metrics, Objective, Procedure
 from .state import TrainState
 
@@ -102,20 +103,23 @@ def _accumulated(objective: Objective, options: StepOptions) -> Callable:
         return gradient
 
     def accumulated(params, variables, batch, key):
+        whole = batch if isinstance(batch, Resident) else None
+        rows = batch if whole is None else whole.batch
         # Strided, so that each micro-batch takes its share of every device's rows and nothing moves.
-        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), rows)
+
+        def of_micro_batch(variables, rows, key):
+            return gradient(params, variables, rows if whole is None else whole._replace(batch=rows), key)
 
         def add(carry, inputs):
             variables, total = carry
-            micro_batch, index = inputs
-            (value, (variables, metrics)), grads = gradient(
-                params, variables, micro_batch, jax.random.fold_in(key, index)
-            )
+            rows, index = inputs
+            (value, (variables, metrics)), grads = of_micro_batch(variables, rows, jax.random.fold_in(key, index))
             share = jax.tree.map(lambda x: x.astype(jnp.float32) / count, (value, metrics, grads))
             return (variables, jax.tree.map(jnp.add, total, share)), None
 
         first = jax.tree.map(lambda x: x[0], micro)
-        (value, (_, metrics)), grads = jax.eval_shape(gradient, params, variables, first, key)
+        (value, (_, metrics)), grads = jax.eval_shape(of_micro_batch, variables, first, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (value, metrics, grads))
         (variables, (value, metrics, grads)), _ = jax.lax.scan(add, (variables, zeros), (micro, jnp.arange(count)))
         return (value, (variables, metrics)), jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)

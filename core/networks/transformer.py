@@ -71,8 +71,8 @@ class Cache(NamedTuple):
     Rows fill from the left, each at its own pace; what lies at and beyond `length` means nothing.
     """
 
-    key: jax.Array  # [num_layers, batch, heads, size, head_dim], rotated if positions are rotary
-    value: jax.Array  # [num_layers, batch, heads, size, head_dim]
+    key: jax.Array  # [batch, num_layers, heads, size, head_dim], rotated if positions are rotary
+    value: jax.Array  # [batch, num_layers, heads, size, head_dim]
     length: jax.Array  # [batch] int32
 
 
@@ -82,13 +82,14 @@ def extend_layer(cache: Cache, key: jax.Array, value: jax.Array, layer: jax.Arra
     What would lie beyond the end is dropped. `length` stays as it is, for the other layers. In a loop that carries the
     cache nothing but the new entries is written.
     """
-    row = jnp.arange(key.shape[0])[:, None]
-    position = cache.length[:, None] + jnp.arange(key.shape[1])  # [batch, n]
+    places = jnp.arange(key.shape[1])
 
-    def write(buffer, new):
-        return buffer.at[layer, row, :, position].set(new.astype(buffer.dtype), mode="drop", unique_indices=True)
+    def write_row(buffer, new, start):  # [num_layers, heads, size, head_dim], [n, heads, head_dim], []
+        new = new.astype(buffer.dtype)
+        return buffer.at[layer, :, start + places].set(new, mode="drop", unique_indices=True)
 
-    return cache._replace(key=write(cache.key, key), value=write(cache.value, value))
+    write = jax.vmap(write_row)  # so that a mesh which splits the batch moves nothing
+    return cache._replace(key=write(cache.key, key, cache.length), value=write(cache.value, value, cache.length))
 
 
 def rotate(x: jax.Array, *, base: float = 10_000.0, start: jax.Array | None = None) -> jax.Array:
@@ -149,7 +150,7 @@ class Block(nn.Module):
             query, key = (rotate(z, start=None if cache is None else cache.length) for z in (query, key))
         if cache is not None:
             cache = extend_layer(cache, key, value, layer)
-            key, value = (jnp.swapaxes(seen[layer], 1, 2).astype(query.dtype) for seen in (cache.key, cache.value))
+            key, value = (jnp.swapaxes(seen[:, layer], 1, 2).astype(query.dtype) for seen in (cache.key, cache.value))
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)  # softmax in float32
         x = split_batch(x + dense(model_dim, axis=(-2, -1), kernel_init=to_residual, name="attention_out")(y))
 
@@ -248,7 +249,7 @@ class Transformer(nn.Module):
         """
         if not 1 <= length <= self.max_length:
             raise ValueError(f"length must be in [1, {self.max_length}], got {length}.")
-        shape = (self.num_layers, batch, self.num_heads, length, self.model_dim // self.num_heads)
+        shape = (batch, self.num_layers, self.num_heads, length, self.model_dim // self.num_heads)
         key, value = (jnp.zeros(shape, dtype or self.dtype or jnp.float32) for _ in range(2))
         return Cache(key, value, jnp.zeros(batch, jnp.int32))
 

@@ -1,7 +1,9 @@
-"""EEGNet, forward and backward, against the same network in torch: `pytest tests/benchmarks -p benchmark -s`.
+"""EEGNet and ShallowConvNet, forward and backward, against torch: `pytest tests/benchmarks/test_imagined_speech.py -s`.
 
 Rounds alternate between the two, on one batch, in training mode with dropout; printed are the ratio of medians and that
-of the fastest rounds, which other work on the machine disturbs least. Not in the default run; skipped without torch.
+of the fastest rounds, which other work on the machine disturbs least. One peer is the same network in torch, to the
+digits of its value and gradients; the other are the networks of braindecode, of the same sizes (its EEGNet pads a
+sample more). Not in the default run; a peer that is not installed is skipped.
 """
 
 import jax
@@ -61,47 +63,87 @@ def copy_weights(torch, network, params):
         network.dense.bias.zero_()
 
 
-def ours(dropout_rate):
+def ours(network, dropout_rate):
+    """Loss and gradients of one of the functions, jitted."""
+
     def loss(params, stats, x, label, key):
-        logits, stats = imagined_speech.eegnet(params, stats, x, train=True, dropout_rate=dropout_rate, key=key)
+        logits, stats = network(params, stats, x, train=True, dropout_rate=dropout_rate, key=key)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label)), stats
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def theirs(torch, network, x, label):
+    """A call that gives the loss and leaves the gradients in the torch network."""
+
+    def step():
+        network.zero_grad()
+        value = torch.nn.functional.cross_entropy(network(torch.from_numpy(x)), torch.from_numpy(label))
+        value.backward()
+        return value.item()
+
+    return step
+
+
+def problem(init, *, batch, channels, samples):
+    """Parameters, statistics, epochs and labels."""
+    x = np.random.default_rng(0).normal(size=(batch, channels, samples)).astype(np.float32)
+    params, stats = init(key=jax.random.key(0), num_channels=channels, num_samples=samples, num_classes=2)
+    return params, stats, x, np.arange(batch) % 2
+
+
+def report(title, benchmark, **calls):
+    """Race the calls, ours first, and print."""
+    times = race(ROUNDS, warm_up=2, **calls)
+    own, peer = calls
+    ratio = times.ratio(own, peer)
+    shown = ", ".join(f"{who} {1e3 * times.median(who):.1f} ms" for who in calls)
+    print(f"\n{title}: {shown}, {own} / {peer} = {ratio:.2f} (of the fastest {times.fastest(own, peer):.2f})")
+    benchmark.extra_info["ratio"] = ratio
+    benchmark.pedantic(lambda: ratio, rounds=1)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_eegnet_against_torch(name, benchmark):
     torch = pytest.importorskip("torch")
     size = SIZES[name]
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(size["batch"], size["channels"], size["samples"])).astype(np.float32)
-    label = np.arange(size["batch"]) % 2
-    params, stats = imagined_speech.init_eegnet(
-        key=jax.random.key(0), num_channels=size["channels"], num_samples=size["samples"], num_classes=2
-    )
-
-    def torch_step(network):
-        network.zero_grad()
-        value = torch.nn.functional.cross_entropy(network(torch.from_numpy(x)), torch.from_numpy(label))
-        value.backward()
-        return float(value)
+    params, stats, x, label = problem(imagined_speech.init_eegnet, **size)
 
     exact = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.0)
     copy_weights(torch, exact, params)
-    (value, _), grads = ours(0.0)(params, stats, x, label, None)
-    np.testing.assert_allclose(torch_step(exact), value, rtol=1e-4)  # the same network
+    (value, _), grads = ours(imagined_speech.eegnet, 0.0)(params, stats, x, label, None)
+    np.testing.assert_allclose(theirs(torch, exact, x, label)(), value, rtol=1e-4)  # the same network
     np.testing.assert_allclose(exact.temporal[1].weight.grad[:, 0, 0].T, grads["temporal"], rtol=1e-2, atol=1e-4)
 
-    network, step = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.25), ours(0.25)
-    key = jax.random.key(0)
-    times = race(
-        ROUNDS, warm_up=2, lemmata=lambda: step(params, stats, x, label, key), torch=lambda: torch_step(network)
+    network = in_torch(torch, channels=size["channels"], samples=size["samples"], dropout_rate=0.25)
+    step, key = ours(imagined_speech.eegnet, 0.25), jax.random.key(0)
+    title = f"EEGNet {name} {tuple(size.values())}"
+    report(title, benchmark, lemmata=lambda: step(params, stats, x, label, key), torch=theirs(torch, network, x, label))
+
+
+# ours -> name of theirs, and what makes its sizes ours
+BRAINDECODE = {
+    "eegnet": ("EEGNet", {}),
+    "shallow_convnet": (
+        "ShallowFBCSPNet",
+        dict(filter_time_length=13, pool_time_length=35, pool_time_stride=7, final_conv_length="auto"),
+    ),
+}
+
+
+@pytest.mark.parametrize("network", BRAINDECODE)
+@pytest.mark.parametrize("name", SIZES)
+def test_against_braindecode(name, network, benchmark):
+    torch, models = pytest.importorskip("torch"), pytest.importorskip("braindecode.models")
+    peer_name, sizes = BRAINDECODE[network]
+    params, stats, x, label = problem(getattr(imagined_speech, f"init_{network}"), **SIZES[name])
+    _, channels, samples = x.shape
+    peer = getattr(models, peer_name)(n_chans=channels, n_outputs=2, n_times=samples, drop_prob=0.25, **sizes)
+    parameters = sum(p.numel() for p in peer.parameters() if p.requires_grad)
+    assert abs(parameters / sum(leaf.size for leaf in jax.tree.leaves(params)) - 1) < 0.05
+
+    step, key = ours(getattr(imagined_speech, network), 0.25), jax.random.key(0)
+    title = f"{network} {name} {x.shape}"
+    report(
+        title, benchmark, lemmata=lambda: step(params, stats, x, label, key), braindecode=theirs(torch, peer, x, label)
     )
-    ratio = times.ratio("lemmata", "torch")
-    shown = ", ".join(f"{who} {1e3 * times.median(who):.1f} ms" for who in times.seconds)
-    print(
-        f"\nEEGNet {name} {tuple(size.values())}: {shown}, lemmata / torch = {ratio:.2f} "
-        f"(of the fastest {times.fastest('lemmata', 'torch'):.2f})"
-    )
-    benchmark.extra_info["ratio"] = ratio
-    benchmark.pedantic(lambda: ratio, rounds=1)

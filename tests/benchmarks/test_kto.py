@@ -1,9 +1,12 @@
-"""KTO's loss from logits, value and gradient, against the same in torch and in plain JAX.
+"""KTO's loss from logits, value and gradient, against the same in torch, in plain JAX and of TRL.
 
 Not in the default run: `pytest tests/benchmarks/test_kto.py -s`, on a machine that does nothing else. Each test prints
 the ratio of medians, of rounds that alternate between the two, so that a disturbance hits both. The policy's logits of
 a batch are given, and of its mismatched answers, which get no gradient; the reference's log-probabilities are numbers.
+TRL gave its loss as a function of log-probabilities up to 0.23; where it or torch is not installed, it is skipped.
 """
+
+import types
 
 import jax
 import jax.numpy as jnp
@@ -76,12 +79,45 @@ def in_torch(x):
     return call
 
 
+def in_trl(x):
+    torch, trainer = pytest.importorskip("torch"), pytest.importorskip("trl").KTOTrainer
+    if not hasattr(trainer, "kto_loss"):
+        pytest.skip("this version of trl computes its loss within a training step alone")
+    settings = types.SimpleNamespace(
+        calculate_KL=True, loss_type="kto", beta=BETA, desirable_weight=1.0, undesirable_weight=1.0,
+        accelerator=types.SimpleNamespace(gather_for_metrics=lambda kl: kl),
+    )  # fmt: skip
+    t = {name: torch.from_numpy(value) for name, value in x.items()}
+    logits, wanted = t["logits"].requires_grad_(), t["desirable"]
+    labels, mismatched_labels = (
+        t[name].long().masked_fill(~t["where"], -100) for name in ("labels", "mismatched_labels")
+    )
+
+    def sequence(logits, labels):
+        return trainer.get_batch_logps(logits, labels, is_encoder_decoder=True)  # positions are aligned
+
+    def call():
+        logits.grad = None
+        with torch.no_grad():
+            rows = sequence(t["mismatched"], mismatched_labels)
+        logps, ref = sequence(logits, labels), t["ref"]
+        sides = logps[wanted], logps[~wanted], rows, ref[wanted], ref[~wanted], t["mismatched_ref"]
+        loss = trainer.kto_loss(settings, *sides)[0].mean()
+        loss.backward()
+        return loss.detach().numpy(), logits.grad.numpy()
+
+    return call
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-@pytest.mark.parametrize("peer", ["torch", "plain JAX"])
+@pytest.mark.parametrize("peer", ["torch", "trl", "plain JAX"])
 def test_against(peer, size, benchmark, capsys):
     x = problem(*size)
     our_call, memory = in_jax(ours, x)
-    peer_call, peer_memory = (in_torch(x), None) if peer == "torch" else in_jax(plain, x)
+    if peer == "plain JAX":
+        peer_call, peer_memory = in_jax(plain, x)
+    else:
+        peer_call, peer_memory = {"torch": in_torch, "trl": in_trl}[peer](x), None
     for one, other in zip(our_call(), peer_call(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
 

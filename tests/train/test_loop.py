@@ -161,9 +161,10 @@ def test_advance_compiles_once_a_length(task, config):
     assert run.advance(4) is function
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_resident_arrays_come_whole_with_every_batch(task, config, seeds):
+@pytest.mark.parametrize(("seeds", "accumulate"), [((0,), 2), ((0, 1), 1)])
+def test_resident_arrays_come_whole_with_every_batch(task, config, seeds, accumulate):
     """Batches of row numbers beside the rows train as batches of rows do, and the rows are inputs of the program."""
+    config.train.accumulate = accumulate
     plain, whole = task.objective, task.train.arrays
 
     def rows(batch):

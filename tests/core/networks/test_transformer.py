@@ -150,13 +150,13 @@ def test_cache_of_another_dtype_stays_close():
 
 
 def test_a_layer_of_a_cache_is_extended_from_each_rows_end_and_what_lies_beyond_is_dropped():
-    cache = Cache(jnp.zeros((2, 3, 1, 4, 1)), jnp.zeros((2, 3, 1, 4, 1)), jnp.array([0, 2, 3]))
+    cache = Cache(jnp.zeros((3, 2, 1, 4, 1)), jnp.zeros((3, 2, 1, 4, 1)), jnp.array([0, 2, 3]))
     new = jnp.array([[1.0, 2], [3, 4], [5, 6]])[..., None, None]
     after = extend_layer(cache, new, -new, jnp.array(1))
     expected = np.array([[1.0, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 5]])
-    np.testing.assert_array_equal(after.key[1, :, 0, :, 0], expected)
-    np.testing.assert_array_equal(after.value[1, :, 0, :, 0], -expected)
-    assert not np.any(after.key[0])
+    np.testing.assert_array_equal(after.key[:, 1, 0, :, 0], expected)
+    np.testing.assert_array_equal(after.value[:, 1, 0, :, 0], -expected)
+    assert not np.any(after.key[:, 0])
     np.testing.assert_array_equal(after.length, cache.length)
 
 
@@ -223,6 +223,23 @@ def test_sharded_over_data_and_model_gives_the_same_values():
     params = jax.tree_util.tree_map_with_path(place, params)
     tokens = jax.device_put(TOKENS, NamedSharding(mesh, PartitionSpec("data")))
     np.testing.assert_allclose(logits_of(network, params, tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_cache_split_over_rows_stays_where_it_is(length):
+    """Reading tokens into a cache whose rows lie on several devices exchanges nothing between them."""
+    network, params = make()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    everywhere, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    cache = jax.device_put(network.init_cache(4, LENGTH), rows)
+    arguments = jax.device_put(params, everywhere), cache, jax.device_put(TOKENS[:, :length], rows)
+    compiled = jax.jit(functools.partial(network.apply, method="extend")).lower(*arguments).compile()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in compiled.as_text()
+    after, logits = compiled(*arguments)
+    expected = logits_of(network, params, TOKENS)[:, :length]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert after.key.sharding.is_equivalent_to(rows, after.key.ndim)
 
 
 @pytest.mark.parametrize(
