@@ -121,11 +121,11 @@ def test_eegnet_against_torch(name, benchmark):
     report(title, benchmark, lemmata=lambda: step(params, stats, x, label, key), torch=theirs(torch, network, x, label))
 
 
-# ours -> name of theirs, and what makes its sizes ours
+# ours -> names of theirs, newest first, and what makes its sizes ours
 BRAINDECODE = {
-    "eegnet": ("EEGNet", {}),
+    "eegnet": (("EEGNet", "EEGNetv4"), {}),
     "shallow_convnet": (
-        "ShallowFBCSPNet",
+        ("ShallowFBCSPNet",),
         dict(filter_time_length=13, pool_time_length=35, pool_time_stride=7, final_conv_length="auto"),
     ),
 }
@@ -135,10 +135,11 @@ BRAINDECODE = {
 @pytest.mark.parametrize("name", SIZES)
 def test_against_braindecode(name, network, benchmark):
     torch, models = pytest.importorskip("torch"), pytest.importorskip("braindecode.models")
-    peer_name, sizes = BRAINDECODE[network]
+    names, sizes = BRAINDECODE[network]
+    make = next(getattr(models, name) for name in names if hasattr(models, name))
     params, stats, x, label = problem(getattr(imagined_speech, f"init_{network}"), **SIZES[name])
     _, channels, samples = x.shape
-    peer = getattr(models, peer_name)(n_chans=channels, n_outputs=2, n_times=samples, drop_prob=0.25, **sizes)
+    peer = make(n_chans=channels, n_outputs=2, n_times=samples, drop_prob=0.25, **sizes)
     parameters = sum(p.numel() for p in peer.parameters() if p.requires_grad)
     assert abs(parameters / sum(leaf.size for leaf in jax.tree.leaves(params)) - 1) < 0.05
 
