@@ -66,7 +66,7 @@ def test_against_numpy(benchmark, capsys):
 def test_fifty_thousand_rows(benchmark, capsys):
     n = int(os.environ.get("DIB_MIX_ROWS", 50_000))
     restarts = int(os.environ.get("DIB_MIX_RESTARTS", 2))
-    iterations = int(os.environ.get("DIB_MIX_ITERATIONS", 100))
+    iterations = int(os.environ.get("DIB_MIX_ITERATIONS", 20))
     x, z, truth = mixture(n)
     x, z = jnp.asarray(x), jnp.asarray(z)
 

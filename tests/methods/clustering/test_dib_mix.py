@@ -358,7 +358,8 @@ def test_information_has_its_gradient():
 # --- row blocks
 
 
-def test_row_blocks_give_what_the_matrix_gives():
+@pytest.mark.parametrize("block_size", [7, None])  # 24 = 3 x 7 + 3
+def test_row_blocks_give_what_the_matrix_gives(block_size):
     x, z = columns()
     arguments = (x, z, jnp.array([0.6, 0.8]), jnp.array([0.3, 0.4]))
     options = dict(
@@ -366,7 +367,7 @@ def test_row_blocks_give_what_the_matrix_gives():
     )
     search = dict(key=jax.random.key(2), num_clusters=K, num_restarts=6)
     whole = dib_mix.dib_mix(dib_mix.mixed_conditional(*arguments, **options), **search)
-    blocks = dib_mix.dib_mix_columns(*arguments, **options, **search, block_size=7)  # 24 = 3 x 7 + 3
+    blocks = dib_mix.dib_mix_columns(*arguments, **options, **search, block_size=block_size)
     for name in ("assignments", "num_iterations", "rescued"):
         np.testing.assert_array_equal(getattr(blocks, name), getattr(whole, name), err_msg=name)
     for name in ("mutual_information", "entropy", "beta"):
