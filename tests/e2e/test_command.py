@@ -69,12 +69,12 @@ def test_eight_devices_give_the_losses_of_one(command, tmp_path, strategy):
 
 @pytest.mark.parametrize("source", ["arrays", "stream"])
 def test_two_processes_of_four_devices_give_the_losses_of_one(command, tmp_path, source):
-    config = command.config_file(tmp_path, source)
-    command.run(config, f"--workdir={tmp_path / 'one'}")
+    config, steps = command.config_file(tmp_path, source), "--config.train.steps=30"
+    command.run(config, steps, f"--workdir={tmp_path / 'one'}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [config, "--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    arguments = [config, steps, "--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
     workdir = f"--workdir={tmp_path / 'two'}"
     processes = [command.start(*arguments, f"--process_id={i}", workdir, devices=4) for i in (0, 1)]
     for process in processes:
