@@ -143,9 +143,10 @@ class Program:
     @functools.cached_property
     def test_data(self) -> tuple[Any, Any]:
         """What `evaluate` reads."""
-        if getattr(self.task.test, "arrays", None) is getattr(self.task.train, "arrays", ()):
+        train, test = self.task.train, self.task.test
+        if isinstance(train, Arrays) and isinstance(test, Arrays) and test.arrays is train.arrays:
             return self.train_data
-        return self._put(self.task.test), self._resident
+        return self._put(test), self._resident
 
     @functools.cached_property
     def _resident(self) -> Any:
