@@ -95,3 +95,44 @@ def shapes(*specs: tuple[str, ArrayLike, str]) -> dict[str, int]:
                 elsewhere = "" if source == name else f" as in {source}"
                 raise ValueError(f"{expected} with {axis} = {sizes[axis]}{elsewhere}, {got}")
     return sizes
+
+
+def finite(name: str, value: ArrayLike) -> None:
+    """Check that no entry of `value` is infinite or NaN. A traced value passes unchecked.
+
+    Raises:
+        ValueError: names the first entry that is, and where it stands.
+
+    Example:
+        >>> finite("x", jnp.array([[0.0, jnp.nan]]))
+        Traceback (most recent call last):
+        ValueError: x must be finite, got nan at [0, 1].
+    """
+    if is_known(value) and jnp.issubdtype(jnp.result_type(value), jnp.inexact):
+        x = np.asarray(value)
+        _refuse_first(f"{name} must be finite", x, ~np.isfinite(x))
+
+
+def labels(name: str, value: ArrayLike, num_classes: int) -> None:
+    """Check that `value` holds integers from 0 to `num_classes` - 1. Traced values pass, but for their dtype.
+
+    Raises:
+        ValueError: a dtype that is not an integer's, or the first label that is no class, and where it stands.
+
+    Example:
+        >>> labels("labels", jnp.array([0, 2]), 2)
+        Traceback (most recent call last):
+        ValueError: labels must be integers from 0 to 1, got 2 at [1].
+    """
+    if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ValueError(f"{name} must be integers, got {jnp.result_type(value)}.")
+    if is_known(value):
+        x = np.asarray(value)
+        _refuse_first(f"{name} must be integers from 0 to {num_classes - 1}", x, (x < 0) | (x >= num_classes))
+
+
+def _refuse_first(expected: str, x: np.ndarray, bad: np.ndarray) -> None:
+    if bad.any():
+        place = np.argwhere(bad)[0].tolist()
+        where = f" at {place}" if place else ""
+        raise ValueError(f"{expected}, got {x[tuple(place)]}{where}.")

@@ -8,12 +8,35 @@ import jax.numpy as jnp
 from . import blocks, checks, numerics
 
 
-def l2_normalize(x: jax.Array, *, axis: int = -1) -> jax.Array:
+def norm(x: jax.Array, *, axis: int | tuple[int, ...] | None = -1, keepdims: bool = False) -> jax.Array:
+    """Euclidean length, sqrt(sum x^2), of vectors with entries of any size.
+
+    Args:
+        x: `[...]` float.
+        axis: the axes that hold a vector; None: all.
+        keepdims: keep them, with size 1.
+
+    Returns:
+        `x` without `axis`, in at least float32. Neither large nor small entries overflow or vanish when squared. A zero
+        vector (entries below the smallest normal number count as zero) has length 0 and passes no gradient; one with an
+        infinity has length inf, one with a NaN has NaN.
+
+    Example:
+        >>> norm(jnp.array([[3e20, 4e20], [3e-25, 4e-25], [0.0, 0.0]]))
+        Array([5.e+20, 5.e-25, 0.e+00], dtype=float32)
+    """
+    _, wide = numerics.float_dtypes(x)
+    scaled, scale, nonzero = _scaled(x.astype(wide), axis)
+    length = jnp.where(nonzero, scale * jnp.sqrt(jnp.where(nonzero, _sum_squares(scaled, axis), 1.0)), 0.0)
+    return length if keepdims else jnp.squeeze(length, axis)
+
+
+def l2_normalize(x: jax.Array, *, axis: int | tuple[int, ...] | None = -1) -> jax.Array:
     """Vectors scaled to unit Euclidean length, `x / |x|`.
 
     Args:
         x: `[..., d]` float.
-        axis: the axis that holds a vector.
+        axis: the axes that hold a vector; None: all.
 
     Returns:
         The same shape and dtype, computed in at least float32. A zero vector stays zero and passes no gradient, where
@@ -25,13 +48,26 @@ def l2_normalize(x: jax.Array, *, axis: int = -1) -> jax.Array:
                [0. , 0. ]], dtype=float32)
     """
     result, wide = numerics.float_dtypes(x)
-    x = x.astype(wide)
-    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    nonzero = peak >= jnp.finfo(wide).tiny  # what is smaller counts as zero: XLA flushes it in some places
-    scaled = x / jnp.where(nonzero, peak, 1.0)  # the direction does not depend on the scale, so nor does its gradient
-    square = jnp.sum(jnp.square(scaled), axis=axis, keepdims=True)
-    unit = scaled * jax.lax.rsqrt(jnp.where(nonzero, square, 1.0))
+    scaled, _, nonzero = _scaled(x.astype(wide), axis)
+    unit = scaled * jax.lax.rsqrt(jnp.where(nonzero, _sum_squares(scaled, axis), 1.0))
     return jnp.where(nonzero, unit, 0.0).astype(result)
+
+
+def _scaled(x, axis):
+    """`x` divided by a power of two near its largest entry, that power, and where there is such an entry.
+
+    A power of two, so that nothing is rounded; held fixed, since neither a length nor a direction depends on it.
+    """
+    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
+    nonzero = ~(peak < jnp.finfo(x.dtype).tiny)  # what is smaller counts as zero: XLA flushes it in some places
+    peak = jnp.where(nonzero & jnp.isfinite(peak), peak, 1.0)
+    mantissa, _ = jnp.frexp(peak)
+    scale = jnp.minimum(peak / (2 * mantissa), 1 / jnp.finfo(x.dtype).tiny)  # whose inverse is a normal number, too
+    return x / scale, scale, nonzero
+
+
+def _sum_squares(x, axis):
+    return jnp.sum(jnp.square(x), axis=axis, keepdims=True)
 
 
 def nearest_and_farthest(x: jax.Array, *, block_size: int = 512) -> tuple[jax.Array, jax.Array]:
