@@ -3,7 +3,9 @@
 With no arguments it runs the quickstart. With `--arm` it trains that arm alone; without, it compares all arms.
 """
 
-import os
+import ast
+import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from . import config as configs
+from . import mistakes
 from .types import ConfigDict
 
 FLAGS = flags.FLAGS
@@ -44,10 +47,13 @@ def main(config: ConfigDict) -> None:
     options = {"workdir": workdir, "override_workdir": FLAGS.override_workdir, "progress": FLAGS.progress}
     if FLAGS.arm:
         result = compare.run_arm(config, FLAGS.arm, **options)
-        report(compare.table(config, {FLAGS.arm: result}), f"results in {workdir / FLAGS.arm}")
+        results = {FLAGS.arm: result}
+        skipped = compare.skipped_line(config, results)
+        report(compare.table(config, results), *skipped, f"results in {workdir / FLAGS.arm}")
     else:
         outcome = compare.compare(config, **options)
-        report(compare.table(config, outcome.results), *verdict_lines(outcome))
+        skipped = compare.skipped_line(config, outcome.results)
+        report(compare.table(config, outcome.results), *skipped, *verdict_lines(outcome))
 
 
 def verdict_lines(outcome) -> list[str]:
@@ -90,32 +96,42 @@ def parse_config(argv: Sequence[str]) -> tuple[ConfigDict, list[str]]:
             path = value if equals else next(arguments, "")
         else:
             rest.append(argument)
-    return configs.load(path), rest
+    config = configs.load(path)
+    return config, [rest[0], *(x for x in rest[1:] if not _set_optional(config, x))]
+
+
+def _set_optional(config: ConfigDict, argument: str) -> bool:
+    """Make the key that `--config.KEY=VALUE` names one of the config, and set it where its value is None.
+
+    None has no type by which ml_collections could read a value. Returns whether it was set.
+    """
+    name, equals, value = argument.partition("=")
+    if not name.startswith(("--config.", "-config.")):
+        return False
+    path = name.split(".", 1)[1]
+    configs.expose(config, path)
+    *sections, key = path.split(".")
+    section = functools.reduce(lambda inner, name: inner[name], sections, config)
+    if section[key] is not None or not equals:
+        return False
+    with contextlib.suppress(ValueError, SyntaxError):  # else it is a string
+        value = ast.literal_eval(value)
+    with section.ignore_type():
+        section[key] = value
+    return True
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse, check and run; a mistake in the input ends in one clear line and status 2."""
-    try:
+    with mistakes.told_in_one_line():
         config, rest = parse_config(argv)
-        holder = config_flags.DEFINE_config_dict("config", cast(Any, config), lock_config=True, sys_argv=list(rest))
-        rest = FLAGS(rest)
+        with mistakes.expected("arguments"):
+            holder = config_flags.DEFINE_config_dict("config", cast(Any, config), lock_config=True, sys_argv=list(rest))
+            rest = FLAGS(rest)
         if len(rest) > 1:
             raise ValueError(f"arguments: unexpected {' '.join(rest[1:])}; flags begin with --.")
         config = configs.complete(holder.value)
-        config.name = holder.value.name
         main(config)
-    except (ValueError, AttributeError, KeyError, flags.Error) as error:
-        if os.environ.get("LEMMATA_TRACEBACK"):
-            raise
-        sys.exit(fail(error, 2))
-    except OSError as error:
-        sys.exit(fail(error, 1))
-
-
-def fail(error: BaseException, status: int) -> int:
-    """Say what went wrong on stderr."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Checkpoints:
 
     Args:
         folder: absolute path.
-        config: the `train` section: `keep`, `best_metric`, `best_direction`.
+        config: the `train` section: `keep`, `best_metric`, `best_direction`. The best is that of the mean over seeds,
+            of those whose metric is finite; a step at which none is has no claim to it.
     """
 
     def __init__(self, folder: Path, config: ConfigDict):
@@ -77,7 +78,10 @@ class Checkpoints:
         record = {"stream": stream, "checksums": checksums(state)}
         best = {}
         if self._best_metric and self._best_metric in metrics:
-            best = {"metrics": {self._best_metric: float(np.mean(metrics[self._best_metric]))}}
+            values = np.asarray(metrics[self._best_metric], np.float64)
+            finite = values[np.isfinite(values)]
+            if finite.size:  # Orbax sorts by it: a NaN would stand anywhere
+                best = {"metrics": {self._best_metric: float(finite.mean())}}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(_with_key_data(state)), record=self._ocp.args.JsonSave(record)
         )
@@ -118,8 +122,8 @@ class Checkpoints:
             self._good = step
             return restored
         if failures:
-            lines = "\n".join(f"  step {step}: {reason}" for step, reason in failures)
-            raise ValueError(f"workdir: no checkpoint in {self._manager.directory} can be restored:\n{lines}")
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in failures)
+            raise ValueError(f"workdir: no checkpoint in {self._manager.directory} can be restored: {reasons}")
         return None
 
     def close(self) -> None:

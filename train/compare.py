@@ -13,7 +13,7 @@ import numpy as np
 from . import plots
 from .config import complete, digest, flatten, resolve_arm
 from .experiments import Experiment, get
-from .loop import fit
+from .loop import fit, skipped_text
 from .sharding import make_mesh, replicated
 from .statistics import ArmResult, Verdict, mean_interval, verdict
 from .types import ConfigDict
@@ -104,8 +104,7 @@ def run_arm(
 
 def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | None, progress: bool | None) -> ArmResult:
     start = time.perf_counter()
-    groups = [tuple(config.seeds)] if config.vmap_seeds else [(seed,) for seed in config.seeds]
-    parts = []
+    parts, skipped, groups = [], [], seed_groups(config)
     for seeds in groups:
         kind = experiment.kind(config)
         if kind == "build":
@@ -118,6 +117,7 @@ def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | No
             fitted = fit(task, config, seeds, workdir=where, progress=progress, label=label)
             held_out = {name.removeprefix("test/"): x for name, x in fitted.history.items()}
             parts.append((fitted.metrics, held_out))
+            skipped.append(fitted.skipped)
         else:
             metrics = (_computed if kind == "compute" else _run_on_host)(experiment, config, seeds)
             parts.append((metrics, {}))
@@ -125,7 +125,13 @@ def _run(experiment: Experiment, config: ConfigDict, arm: str, folder: Path | No
     history = {
         name: (steps, np.concatenate([part[1][name][1] for part in parts])) for name, (steps, _) in parts[0][1].items()
     }
-    return ArmResult(metrics, history, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return ArmResult(metrics, history, seconds, np.concatenate(skipped) if skipped else None)
+
+
+def seed_groups(config: ConfigDict) -> list[tuple[int, ...]]:
+    """The seeds of an arm that are trained together."""
+    return [tuple(config.seeds)] if config.vmap_seeds else [(seed,) for seed in config.seeds]
 
 
 def _computed(experiment: Experiment, config: ConfigDict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
@@ -171,6 +177,8 @@ def summary(config: ConfigDict, results: dict[str, ArmResult], judged: Verdict |
             mean, low, high = (_number(x) for x in mean_interval(values))
             metrics[name] = {"mean": mean, "low": low, "high": high, "seeds": [_number(x) for x in values]}
         arms[arm] = {"metrics": metrics, "seconds": result.seconds}
+        if result.skipped is not None:
+            arms[arm]["skipped"] = result.skipped.tolist()
     return {
         "config": config.name,
         "claim": config.claim.to_dict(),
@@ -203,6 +211,19 @@ def table(config: ConfigDict, results: dict[str, ArmResult], *, most: int = 4) -
     return "\n".join(lines)
 
 
+def skipped_line(config: ConfigDict, results: dict[str, ArmResult]) -> list[str]:
+    """One line on the updates that were dropped because they were not finite; none where nothing was trained."""
+    trained = {arm: result.skipped for arm, result in results.items() if result.skipped is not None}
+    if not trained:
+        return []
+    texts = [
+        f"{arm} {skipped_text(skipped, config.seeds, resolve_arm(config, arm).train.steps)}"
+        for arm, skipped in trained.items()
+        if skipped.any()
+    ]
+    return ["updates skipped, not finite: " + ("; ".join(texts) or "none")]
+
+
 def _number(value):
     """A JSON number; null for what is not finite; anything else as it is."""
     if isinstance(value, (float, np.floating, np.ndarray)):
@@ -222,6 +243,7 @@ def _write(path: Path, config: str, result: ArmResult) -> None:
             "metrics": {name: numbers(values) for name, values in result.metrics.items()},
             "history": {name: [steps.tolist(), numbers(values)] for name, (steps, values) in result.history.items()},
             "seconds": result.seconds,
+            "skipped": None if result.skipped is None else result.skipped.tolist(),
         },
     )
 
@@ -234,4 +256,5 @@ def _read(path: Path, config: str) -> ArmResult | None:
         return None
     metrics = {name: np.array(values, np.float64) for name, values in stored["metrics"].items()}
     history = {name: (np.array(s), np.array(v, np.float64)) for name, (s, v) in stored["history"].items()}
-    return ArmResult(metrics, history, stored["seconds"])
+    skipped = stored.get("skipped")
+    return ArmResult(metrics, history, stored["seconds"], None if skipped is None else np.array(skipped))

@@ -30,6 +30,22 @@ def inputs(program: Program, step: int, length: int) -> Any:
     return jax.tree.map(lambda *x: jax.make_array_from_process_local_data(where, np.stack(x)), *batches)
 
 
+def abstract_inputs(program: Program, length: int) -> Any:
+    """Shapes of `inputs`, to compile for."""
+    source = program.task.train
+    if isinstance(source, Sampler):
+        return None
+    if isinstance(source, Arrays):
+        seeds = (len(program.seeds),) if program.vmapped else ()
+        return jax.ShapeDtypeStruct((*seeds, length, program.batch_size), np.int32)
+    where = NamedSharding(program.mesh, P(None, "data"))
+
+    def stacked(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((length, program.batch_size, *x.shape[1:]), x.dtype, sharding=where)
+
+    return jax.tree.map(stacked, source.example)
+
+
 def position(program: Program) -> dict | None:
     """The stream's position after what `inputs` has handed out; None for the other sources."""
     source = program.task.train

@@ -1,19 +1,24 @@
 """The ledger of claims: `python -m lemmata.train.ledger [CONFIG…|--all]` runs configs and writes configs/README.md.
 
-A config that was run before, with the same values, is read back, and one that was cut off goes on.
+A config that was run before, with the same values, is read back, and one that was cut off goes on. A row of the page is
+replaced by one of the same command alone; every other one stays, whoever wrote it.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from . import config as configs
+from . import mistakes
 from .compare import compare
 from .experiments import get
-from .workdir import write_json
+from .workdir import write_json, write_text
 
 FLAGS = flags.FLAGS
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -68,32 +73,62 @@ def entry(path: str, workdir: Path, *, progress: bool | None = None) -> dict:
     }
 
 
-def markdown(entries: Sequence[dict]) -> str:
-    """The ledger's page."""
-    rows = []
-    for e in entries:
-        difference, low, high = e["interval"]
-        ours = f"{e['metric']}: {e['better']:.4g} against {e['than']}"
-        ours += f"; better by {difference:.3g} [{low:.3g}, {high:.3g}]"
-        name, command = f"{e['config']}: {e['method']}", f"`{e['command']}`"
-        cells = (name, e["paper"], ours, e["verdict"], f"{e['seconds']:.0f}", command)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
-    return HEAD + "".join(rows)
+def row(e: dict) -> str:
+    """An entry as a line of the page."""
+    difference, low, high = e["interval"]
+    ours = f"{e['metric']}: {e['better']:.4g} against {e['than']}"
+    ours += f"; better by {difference:.3g} [{low:.3g}, {high:.3g}]"
+    name, command = f"{e['config']}: {e['method']}", f"`{e['command']}`"
+    cells = (name, e["paper"], ours, e["verdict"], f"{e['seconds']:.0f}", command)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def rows_of(page: Path) -> dict[str, str]:
+    """The lines of a ledger's page by the command that each ends with, which is what tells two rows apart.
+
+    Raises:
+        ValueError: the page is something else than a ledger.
+    """
+    if not page.exists() or not page.read_text().strip():
+        return {}
+    head, rule, table = page.read_text().partition("| --- |")
+    if not rule or not head.startswith(HEAD.splitlines()[0]):
+        raise ValueError(f"page: {page} is no ledger, and would be overwritten; give another --page.")
+    lines = [line for line in table.splitlines()[1:] if line.startswith("| ")]
+    return {line.removesuffix(" |").rpartition(" | ")[2].strip("`"): line for line in lines}
 
 
 def update(paths: Sequence[str], workdir: Path, page: Path, *, progress: bool | None = None) -> list[dict]:
-    """Run the configs one by one; after each, the page and the ledger's own record are written anew."""
-    record = workdir / "ledger.json"
-    entries = json.loads(record.read_text()) if record.exists() else {}
+    """Run the configs one by one; after each, its row goes into the record and the page. No other row is touched.
+
+    Raises:
+        ValueError: a config without a claim, or a page that is no ledger.
+    """
+    rows_of(page)  # before anything runs
+    workdir.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, dict] = {}
     for path in paths:
-        config = configs.load(path)
-        entries[config.name] = entry(path, workdir, progress=progress)
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(record, entries)
-        ordered = [entries[name] for name in sorted(entries)]
-        page.write_text(markdown(ordered))
-        print(f"{config.name}: {entries[config.name]['verdict']}", flush=True)
-    return [entries[name] for name in sorted(entries)]
+        found = entry(path, workdir, progress=progress)
+        with _alone_in(workdir), _alone_in(page.parent):  # another ledger may write the same: read anew, then add
+            record = workdir / "ledger.json"
+            stored = json.loads(record.read_text()).values() if record.exists() else ()
+            entries = {e["command"]: e for e in stored} | {found["command"]: found}
+            write_json(record, entries)
+            rows = rows_of(page) | {command: row(e) for command, e in entries.items()}
+            write_text(page, HEAD + "".join(f"{line}\n" for line in sorted(rows.values())))
+        print(f"{found['config']}: {found['verdict']}", flush=True)
+    return [entries[command] for command in sorted(entries)]
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which leaves nothing behind and goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -102,15 +137,12 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", "runs/ledger", "Folder of the comparisons and of the ledger's record.")
     flags.DEFINE_string("page", str(PACKAGE / "configs" / "README.md"), "Page to write.")
     flags.DEFINE_bool("progress", None, "Progress bars; default: on a terminal alone.")
-    try:
+    with mistakes.told_in_one_line():
         named = FLAGS(argv)[1:]
         paths = claims() if FLAGS.all else named
         if not paths:
             raise ValueError("ledger: name configs, or give --all.")
         update(paths, Path(FLAGS.workdir), Path(FLAGS.page), progress=FLAGS.progress)
-    except (ValueError, OSError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """fit: from a task and a config to trained parameters and held-out metrics; what was cut off goes on exactly."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Sequence
@@ -16,10 +17,15 @@ from . import feed
 from .checkpoint import Checkpoints
 from .experiments.base import Task
 from .metrics import History, MetricsLog
+from .mistakes import RunFailed
 from .program import Program
 from .sharding import make_mesh
 from .state import TrainState
 from .types import ConfigDict
+
+logger = logging.getLogger(__name__)
+
+MOST_SKIPPED = 0.1  # share of the updates that may be dropped
 
 
 class Preempted(SystemExit):
@@ -36,6 +42,7 @@ class FitResult(NamedTuple):
     state: TrainState  # no leading axis for one seed
     metrics: dict[str, np.ndarray]  # held-out, after the last step: name -> [seeds]
     history: History  # name -> (steps [t], values [seeds, t]); "train/…" and "test/…"
+    skipped: np.ndarray  # [seeds] int, updates that were dropped because they were not finite
 
 
 def fit(
@@ -65,6 +72,7 @@ def fit(
 
     Raises:
         ValueError: bad sizes, bad data, or checkpoints none of which can be restored.
+        RunFailed: more than a tenth of a seed's updates were not finite. What was written stays.
         OSError: a checkpoint could not be written; earlier ones are untouched.
         Preempted: SIGTERM, after a checkpoint.
     """
@@ -83,7 +91,27 @@ def fit(
         stack.callback(log.close)
         run = _Run(program, config.train, state, step, log, checkpoints, termination)
         run.to_the_end(_bar(step, config.train.steps, label, progress))
-        return FitResult(run.state, run.evaluate(), log.history())
+        skipped = np.atleast_1d(jax.device_get(run.state.skipped))
+        _refuse_skipped(skipped, seeds, config.train.steps, config.train.steps)  # of a finished run that is read back
+        if skipped.any():
+            logger.warning("%s: skipped %s", label or "train", skipped_text(skipped, seeds, config.train.steps))
+        return FitResult(run.state, run.evaluate(), log.history(), skipped)
+
+
+def skipped_text(skipped: np.ndarray, seeds: Sequence[int], steps: int) -> str:
+    """`3 of 60 updates of seed 1, …`, of the seeds that skipped any; `no update` where none did."""
+    texts = [f"{count} of {steps} updates of seed {seed}" for seed, count in zip(seeds, skipped, strict=True) if count]
+    return ", ".join(texts) or "no update"
+
+
+def _refuse_skipped(skipped: np.ndarray, seeds: Sequence[int], step: int, steps: int) -> None:
+    """What is left of a run that dropped more than a tenth of its updates is not the training that was asked for."""
+    if (skipped > MOST_SKIPPED * steps).any():
+        raise RunFailed(
+            f"train: by step {step}, {skipped_text(skipped, seeds, steps)} were not finite and were skipped, more than "
+            "a tenth. Look for infinite or missing values in the data, or take a lower optimizer.learning_rate or "
+            "an optimizer.clip_norm; train.skip_nonfinite=False lets the run go on to see what becomes of it."
+        )
 
 
 def next_stop(step: int, train: ConfigDict) -> int:
@@ -156,6 +184,7 @@ class _Run:
             values = jax.device_get(metrics)
             if step % self.train.log_every == 0 or step == self.train.steps:
                 self.log.write(step, {f"train/{name}": value for name, value in values.items()})
+            _refuse_skipped(np.atleast_1d(values["skipped"]), self.program.seeds, step, self.train.steps)
 
     def _save(self, position: dict | None) -> None:
         if self.checkpoints:

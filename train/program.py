@@ -92,6 +92,15 @@ class Program:
             batch, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), resident)
         )
 
+    def abstract_data(self) -> tuple[Any, Any]:
+        """Shapes of what `train_data` holds: the training arrays and the resident ones, whole on every device."""
+        source, whole = self.task.train, sharding.replicated(self.mesh)
+        arrays = source.arrays if isinstance(source, Arrays) else ()
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=whole),
+            (arrays, self.task.resident),
+        )
+
     @property
     def vmapped(self) -> bool:
         """Whether there is an axis of seeds."""

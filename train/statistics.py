@@ -18,6 +18,7 @@ class ArmResult(NamedTuple):
     metrics: dict[str, np.ndarray]  # name -> [seeds], at the end
     history: dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (steps [t], values [seeds, t]); {} if nothing trained
     seconds: float  # wall time of all seeds, compilation included
+    skipped: np.ndarray | None = None  # [seeds] updates dropped because they were not finite; None if nothing trained
 
 
 class Verdict(NamedTuple):

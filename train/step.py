@@ -1,7 +1,7 @@
 """One update: value_and_grad, optax, apply; with accumulation, bf16 compute, averaging and a guard as options."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 
 from ..core import trees
 from .data.sources import Resident
-from .experiments.base import Batch, Metrics, Objective, Procedure
+from .experiments.base import Batch, Metrics, Objective, Procedure, TwoPass
 from .state import TrainState
 
 
@@ -32,11 +32,12 @@ def make_step(
     procedure brings its own update; it is the new parameters that are then looked at.
 
     Raises:
-        ValueError: options that a procedure has no place for.
+        ValueError: options that a procedure has no place for; accumulation of a loss that couples the examples of a
+            batch, or that does not say whether it does.
     """
     if isinstance(objective, Procedure):
         return _procedure_step(objective, options)
-    gradient = _accumulated(objective, options)
+    gradient = _gradient(objective, options)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -86,42 +87,120 @@ def _procedure_step(
     return step
 
 
-def _accumulated(objective: Objective, options: StepOptions) -> Callable:
-    """`value_and_grad` of the loss, averaged over `accumulate` micro-batches that share one pass of `variables`."""
+def _gradient(objective: Objective, options: StepOptions) -> Callable:
+    """`(params, variables, batch, key) -> (loss, (variables, metrics)), gradient` of the whole batch's loss."""
+    if options.accumulate == 1:
+        return _value_and_gradient(objective.loss, options)
+    if isinstance(objective.loss, TwoPass):
+        return _in_two_passes(objective.loss, options)
+    if objective.couples is not False:
+        reason = "couples the examples of a batch" if objective.couples else "does not say whether it couples examples"
+        raise ValueError(
+            f"train.accumulate must be 1 for this objective, whose loss {reason}, got {options.accumulate}: "
+            "micro-batches would give another loss. Say Objective(..., couples=False) if it is a mean over examples; "
+            "give a TwoPass as its loss if it is not; or use a smaller train.batch_size, or more devices."
+        )
+    return _averaged(objective, options)
 
-    def loss(params, variables, batch, key):
-        if options.compute_dtype != "float32":
-            # The cast is inside the differentiated function, so the gradient comes back in the parameters' float32.
-            params, batch = trees.cast_floats((params, batch), jnp.dtype(options.compute_dtype))
-        value, (after, metrics) = objective.loss(params, variables, batch, key)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, variables)
-        return value.astype(jnp.float32), (after, metrics)
 
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    count = options.accumulate
-    if count == 1:
-        return gradient
+def _value_and_gradient(loss: Callable, options: StepOptions) -> Callable:
+    def cast_loss(params, variables, batch, key):
+        # The cast is inside the differentiated function, so the gradient comes back in the parameters' float32.
+        value, (after, metrics) = loss(*_cast((params, variables, batch, key), options))
+        return value.astype(jnp.float32), (_as_before(after, variables), metrics)
 
-    def accumulated(params, variables, batch, key):
-        whole = batch if isinstance(batch, Resident) else None
-        rows = batch if whole is None else whole.batch
-        # Strided, so that each micro-batch takes its share of every device's rows and nothing moves.
-        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), rows)
+    return jax.value_and_grad(cast_loss, has_aux=True)
 
-        def of_micro_batch(variables, rows, key):
-            return gradient(params, variables, rows if whole is None else whole._replace(batch=rows), key)
 
+def _averaged(objective: Objective, options: StepOptions) -> Callable:
+    """The mean over micro-batches, which share one pass of `variables`."""
+    gradient, count = _value_and_gradient(objective.loss, options), options.accumulate
+
+    def averaged(params, variables, batch, key):
         def add(carry, inputs):
             variables, total = carry
             rows, index = inputs
-            (value, (variables, metrics)), grads = of_micro_batch(variables, rows, jax.random.fold_in(key, index))
+            (value, (variables, metrics)), grads = gradient(params, variables, rows, jax.random.fold_in(key, index))
             share = jax.tree.map(lambda x: x.astype(jnp.float32) / count, (value, metrics, grads))
             return (variables, jax.tree.map(jnp.add, total, share)), None
 
-        first = jax.tree.map(lambda x: x[0], micro)
-        (value, (_, metrics)), grads = jax.eval_shape(of_micro_batch, variables, first, key)
+        split = _Split(batch, count)
+        (value, (_, metrics)), grads = jax.eval_shape(gradient, params, variables, split.part(0), key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (value, metrics, grads))
-        (variables, (value, metrics, grads)), _ = jax.lax.scan(add, (variables, zeros), (micro, jnp.arange(count)))
+        (variables, (value, metrics, grads)), _ = split.scan(add, (variables, zeros), jnp.arange(count))
         return (value, (variables, metrics)), jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
-    return accumulated
+    return averaged
+
+
+def _in_two_passes(loss: TwoPass, options: StepOptions) -> Callable:
+    """Forward over the micro-batches, the derivative of what the batch makes of it, and back through each of them."""
+    count = options.accumulate
+
+    def gradient(params, variables, batch, key):
+        batch = loss.prepare(batch)
+        split, keys = _Split(batch, count), jax.random.split(key, count)
+
+        def forward(params, rows, key):
+            return loss.forward(*_cast((params, variables, rows, key), options))
+
+        def combine(outputs, params):
+            value, (after, metrics) = loss.combine(outputs, *_cast((params, variables, batch, key), options))
+            return value.astype(jnp.float32), (_as_before(after, variables), metrics)
+
+        _, outputs = split.scan(lambda _, x: (None, forward(params, *x)), None, keys)
+        whole = jax.tree.map(_whole, outputs)
+        value, (slopes, direct) = jax.value_and_grad(combine, (0, 1), has_aux=True)(whole, params)
+
+        def add(total, inputs):
+            rows, (key, slope) = inputs
+            _, pull = jax.vjp(lambda params: forward(params, rows, key), params)
+            return jax.tree.map(lambda t, g: t + g.astype(jnp.float32), total, pull(slope)[0]), None
+
+        direct = jax.tree.map(lambda g: g.astype(jnp.float32), direct)
+        grads, _ = split.scan(add, direct, (keys, jax.tree.map(lambda x: _parts(x, count), slopes)))
+        return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+    return gradient
+
+
+class _Split:
+    """A batch as `count` micro-batches; resident arrays come whole with each."""
+
+    def __init__(self, batch: Any, count: int):
+        self.whole = batch if isinstance(batch, Resident) else None
+        rows = batch.batch if isinstance(batch, Resident) else batch
+        self.rows = jax.tree.map(lambda x: _parts(x, count), rows)
+
+    def _beside(self, rows: Any) -> Any:
+        return rows if self.whole is None else self.whole._replace(batch=rows)
+
+    def part(self, index: int) -> Any:
+        """One of them."""
+        return self._beside(jax.tree.map(lambda x: x[index], self.rows))
+
+    def scan(self, function: Callable, carry: Any, others: Any) -> tuple[Any, Any]:
+        """`jax.lax.scan` of `function(carry, (micro-batch, its entry of others))`."""
+        return jax.lax.scan(lambda c, x: function(c, (self._beside(x[0]), x[1])), carry, (self.rows, others))
+
+
+def _parts(x: jax.Array, count: int) -> jax.Array:
+    """`[batch, ...]` as `[count, batch / count, ...]`, strided: each takes its share of every device's rows."""
+    return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """The inverse of `_parts`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def _cast(arguments: tuple, options: StepOptions) -> tuple:
+    """Params, variables, batch and key with params and batch as they are computed in."""
+    params, variables, batch, key = arguments
+    if options.compute_dtype != "float32":
+        params, batch = trees.cast_floats((params, batch), jnp.dtype(options.compute_dtype))
+    return params, variables, batch, key
+
+
+def _as_before(after: Any, before: Any) -> Any:
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)

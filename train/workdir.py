@@ -50,16 +50,21 @@ def _settle_config(path: Path, config: ConfigDict, override: bool) -> None:
         old = json.loads(path.read_text())
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if keys:
-            changes = "\n".join(f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
+            changes = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
             raise ValueError(
-                f"workdir: {path.parent} was made by another config. These keys differ:\n{changes}\n"
+                f"workdir: {path.parent} was made by another config. These keys differ: {changes}. "
                 "Give another --workdir, or --override_workdir to go on from its checkpoints with the new config."
             )
     write_json(path, new)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """`write_text` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write whole or not at all: a reader, or a run that is killed here, never meets half a file."""
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(value, indent=2) + "\n")
+    new.write_text(text)
     os.replace(new, path)

@@ -30,7 +30,7 @@ def least_squares(examples: int = 96, dim: int = 8) -> Task:
         return {"error": errors(params, batch)}
 
     held_out = {name: value[:40] for name, value in data.items()}
-    return Task(Objective(init, loss, evaluate), Arrays(data), Arrays(held_out))
+    return Task(Objective(init, loss, evaluate, couples=False), Arrays(data), Arrays(held_out))
 
 
 @pytest.fixture

@@ -41,6 +41,28 @@ def test_newest_and_best_are_kept(task, config, tmp_path):
     saved.close()
 
 
+@pytest.mark.parametrize(
+    ("errors", "direction", "kept"),
+    [
+        ([[3.0], [1.0], [np.nan], [4.0], [5.0]], "lower", [2, 5]),
+        ([[3.0], [1.0], [-np.inf], [4.0], [2.0]], "lower", [2, 5]),
+        ([[3.0], [9.0], [np.inf], [4.0], [2.0]], "higher", [2, 5]),
+        ([[np.nan], [np.nan], [4.0], [5.0]], "lower", [3, 4]),
+        ([[3.0, np.nan], [1.0, np.nan], [2.0, np.nan]], "lower", [2, 3]),  # one seed does not hide the others' best
+        ([[np.nan], [np.nan]], "lower", [2]),
+    ],
+)
+def test_a_metric_that_is_not_finite_is_never_the_best(task, config, tmp_path, errors, direction, kept):
+    config.train.keep, config.train.best_metric, config.train.best_direction = 1, "error", direction
+    _, state = state_of(task, config)
+    saved = checkpoint.Checkpoints(tmp_path, config.train)
+    for step, error in enumerate(errors, start=1):
+        saved.save(step, state, None, {"error": np.array(error)})
+    saved.wait()
+    assert saved.steps() == kept
+    saved.close()
+
+
 @pytest.mark.parametrize("how", ["truncated", "deleted", "flipped", "emptied"])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(task, config, tmp_path, caplog, how):
     config.train.checkpoint_every = 8

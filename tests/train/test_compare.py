@@ -88,6 +88,48 @@ def test_the_ledger_writes_a_row_a_config_and_resumes(tmp_path, monkeypatch):
             assert part in row
 
 
+def tiny(folder, rows=64):
+    folder.mkdir(exist_ok=True)
+    file = folder / "tiny.py"
+    file.write_text(
+        "from lemmata.configs.bounds import demi\n"
+        "def get_config(k='64'):\n"
+        "    config = demi.get_config()\n"
+        f"    config.data.total_mi, config.data.candidates, config.data.rows = (10.0,), (int(k),), {rows}\n"
+        "    config.seeds = (0, 1)\n"
+        "    return config\n"
+    )
+    return str(file)
+
+
+def test_no_row_of_a_ledger_is_ever_lost(tmp_path):
+    """By a fresh record, by another file of the same name, by an argument of the same file, by a run of one alone."""
+    page = tmp_path / "README.md"
+    page.write_text((ledger.PACKAGE / "configs" / "README.md").read_text())
+    before = ledger.rows_of(page)
+    assert len(before) == len(ledger.claims())
+    paths = [tiny(tmp_path / "a"), tiny(tmp_path / "b", rows=32), tiny(tmp_path / "a") + ":8"]
+    for index, path in enumerate(paths):
+        ledger.update([path], tmp_path / f"record_{index}", page)
+    rows = ledger.rows_of(page)
+    assert len(rows) == len(before) + 3
+    assert {command: rows[command] for command in before} == before
+    assert all(f"python -m lemmata.train --config={path}" in rows for path in paths)
+    ledger.update(paths[:1], tmp_path / "record_0", page)
+    assert ledger.rows_of(page) == rows
+    page.unlink()  # the record still has its own
+    ledger.update(paths[1:2], tmp_path / "record_0", page)
+    assert len(ledger.rows_of(page)) == 2
+
+
+def test_a_page_that_is_no_ledger_is_not_overwritten(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# Notes\n\nSomething else.\n")
+    with pytest.raises(ValueError, match="no ledger"):
+        ledger.update([tiny(tmp_path)], tmp_path / "record", page)
+    assert "Something else." in page.read_text()
+
+
 def test_every_claim_of_the_package_is_in_the_ledger():
     page = (ledger.PACKAGE / "configs" / "README.md").read_text()
     for path in ledger.claims():

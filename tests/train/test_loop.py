@@ -13,6 +13,7 @@ from lemmata.train import loop, program
 from lemmata.train.data.sources import Arrays, Sampler
 from lemmata.train.data.stream import Stream
 from lemmata.train.experiments.base import Objective, Procedure, Task, no_data
+from lemmata.train.mistakes import RunFailed
 from lemmata.train.order import EpochOrder
 
 
@@ -179,6 +180,7 @@ def test_resident_arrays_come_whole_with_every_batch(task, config, seeds, accumu
             init,
             lambda params, variables, batch, key: plain.loss(params, variables, rows(batch), key),
             lambda params, variables, batch, key: plain.evaluate(params, variables, rows(batch), key),
+            couples=False,
         ),
         train=Arrays(np.arange(96)),
         test=Arrays(np.arange(40)),
@@ -217,3 +219,27 @@ def test_a_procedure_makes_its_own_data_for_each_seed(config):
     steps, places = together.history["test/place"]
     np.testing.assert_array_equal(steps, [8, 16, 24])
     assert places.shape == (2, 3)
+
+
+def poisoned(task, rows):
+    """The task with targets in the first `rows` examples whose squares overflow."""
+    y = task.train.arrays["y"].copy()
+    y[:rows] = 1e30
+    return task._replace(train=Arrays({**task.train.arrays, "y": y}))
+
+
+def test_skipped_updates_are_told_at_the_end(task, config, caplog):
+    config.train.steps, config.train.batch_size = 48, 4  # two epochs: each meets the row once
+    fitted = loop.fit(poisoned(task, 1), config, (3, 5), progress=False, label="some arm")
+    np.testing.assert_array_equal(fitted.skipped, [2, 2])
+    assert "some arm: skipped 2 of 48 updates of seed 3, 2 of 48 updates of seed 5" in caplog.text
+    assert np.isfinite(fitted.state.params["kernel"]).all()
+
+
+def test_a_run_that_skips_more_than_a_tenth_fails(task, config, tmp_path):
+    config.train.checkpoint_every = 8
+    with pytest.raises(RunFailed, match=r"\d of 24 updates of seed 0 .*skipped, more than a tenth"):
+        loop.fit(poisoned(task, 60), config, (0,), workdir=tmp_path, progress=False)
+    assert (tmp_path / "checkpoints").is_dir()  # what was written stays
+    config.train.skip_nonfinite = False  # asked to go on, it does
+    assert not np.isfinite(loop.fit(poisoned(task, 60), config, (0,), progress=False).state.params["kernel"]).all()

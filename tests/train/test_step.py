@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lemmata.train.experiments.base import Objective, Procedure
+from lemmata.train.data.sources import Resident
+from lemmata.train.experiments.base import Objective, Procedure, TwoPass
 from lemmata.train.state import init_state
 from lemmata.train.step import StepOptions, make_step
 
@@ -18,7 +19,10 @@ def quadratic() -> Objective:
         residual = batch["x"] @ params["w"] - batch["y"]
         return jnp.mean(residual**2) / 2, ({"calls": variables["calls"] + 1}, {"residual": jnp.mean(residual)})
 
-    return Objective(lambda key, batch: ({"w": jnp.zeros(4)}, {"calls": jnp.zeros(())}), loss, lambda *_: {})
+    def init(key, batch):
+        return {"w": jnp.zeros(4)}, {"calls": jnp.zeros(())}
+
+    return Objective(init, loss, lambda *_: {}, couples=False)
 
 
 @pytest.fixture
@@ -55,6 +59,62 @@ def test_accumulation_gives_the_whole_batch_gradient(batch, count):
     for name in whole_metrics:
         np.testing.assert_allclose(parts_metrics[name], whole_metrics[name], rtol=1e-5, err_msg=name)
     assert parts.variables["calls"] == 3 * count
+
+
+def contrastive() -> Objective:
+    """Tells each row's own target from those of all rows of the batch, and counts steps."""
+
+    def forward(params, variables, batch, key):
+        return {"query": batch["x"] @ params["w"], "key": batch["next"] @ params["v"]}
+
+    def combine(outputs, params, variables, batch, key):
+        scores = outputs["query"] @ outputs["key"].T
+        nats = jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)
+        penalty = jnp.sum(params["w"] ** 2)
+        value = jnp.sum(batch["weight"] * nats) / jnp.sum(batch["weight"]) + penalty
+        return value, ({"steps": variables["steps"] + 1}, {"scores": jnp.mean(scores)})
+
+    def prepare(batch):
+        return batch | {"next": jnp.roll(batch["x"], -1, axis=0)}
+
+    def init(key, batch):
+        w, v = jax.random.normal(key, (2, 4, 3))
+        return {"w": w, "v": v}, {"steps": jnp.zeros((), jnp.int32)}
+
+    return Objective(init, TwoPass(forward, combine, prepare), lambda *_: {})
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("count", [2, 32])
+def test_accumulation_in_two_passes_gives_the_gradient_of_a_loss_that_couples_examples(count, resident):
+    key = jax.random.key(3)
+    batch = {"x": jax.random.normal(key, (32, 4)), "weight": jax.random.uniform(key, (32,))}
+    objective, optimizer = contrastive(), optax.sgd(1.0)
+    if resident:  # arrays that come whole with every micro-batch
+        inner = objective.loss
+        objective = objective._replace(
+            loss=TwoPass(
+                lambda p, v, b, k: inner.forward(p, v, jax.tree.map(lambda x: x[b.batch], b.arrays), k),
+                lambda o, p, v, b, k: inner.combine(o, p, v, jax.tree.map(lambda x: x[b.batch], b.arrays), k),
+            )
+        )
+        batch = Resident(jnp.arange(32), contrastive().loss.prepare(batch))
+    state = init_state(objective, optimizer, jax.random.key(0), batch)
+    whole, parts = (
+        jax.jit(make_step(objective, optimizer, StepOptions(accumulate=accumulate)))(state, batch)
+        for accumulate in (1, count)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), parts[0].params, whole[0].params)
+    assert parts[0].variables["steps"] == whole[0].variables["steps"] == 1
+    for name in ("loss", "grad_norm", "scores"):
+        np.testing.assert_allclose(parts[1][name], whole[1][name], rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("couples", "match"), [(None, "does not say"), (True, "couples the examples")])
+def test_accumulation_of_another_loss_is_refused(couples, match):
+    objective = quadratic()._replace(couples=couples)
+    with pytest.raises(ValueError, match=rf"train\.accumulate.*{match}.*got 4"):
+        make_step(objective, optax.sgd(0.1), StepOptions(accumulate=4))
 
 
 def test_bfloat16_computes_low_and_keeps_master_weights_high(batch):

@@ -16,7 +16,6 @@ The feedback is unpaired: every other prompt of a batch comes with its desirable
 """
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -34,7 +33,7 @@ from ..loop import fit
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
 from . import language_model
-from .base import Metric, Objective, Task
+from .base import Metric, Objective, Task, TwoPass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,31 +81,55 @@ def defaults() -> ConfigDict:
 
 
 class Feedback(NamedTuple):
-    """A batch of answers as a loss sees it. Logits are `[batch, time, vocab]`, aligned with the answers."""
+    """Answers as a loss sees them. Logits are `[batch, time, vocab]`, aligned with the answers."""
 
     answers: jax.Array  # [batch, time]
-    desirable: jax.Array  # [batch] bool
-    logits: jax.Array  # of the policy
+    mismatched: jax.Array  # [batch, time], the answer of the next row of the whole batch
+    logits: jax.Array  # of the policy, for `answers`
     fixed_policy: Callable[[jax.Array], jax.Array]  # other answers to the same prompts -> logits, without gradient
     reference: Callable[[jax.Array], jax.Array]  # the same of the model that the stage started from
 
 
-def _sft(feedback: Feedback, method: ConfigDict) -> tuple[jax.Array, dict[str, jax.Array]]:
-    loss = masked.mean(kto.sft_loss(feedback.logits, feedback.answers), feedback.desirable)
+class Loss(NamedTuple):
+    """What an answer gives by itself, and what the whole batch makes of it."""
+
+    of_answers: Callable[[Feedback], dict[str, jax.Array]]  # -> [batch] each
+    of_batch: Callable[[dict[str, jax.Array], jax.Array, ConfigDict], tuple[jax.Array, dict[str, jax.Array]]]
+    # (of_answers' values, desirable [batch], config.method) -> scalar, metrics
+
+
+def _sft_answers(feedback: Feedback) -> dict[str, jax.Array]:
+    return {"nats": kto.sft_loss(feedback.logits, feedback.answers)}
+
+
+def _sft_batch(
+    values: dict[str, jax.Array], desirable: jax.Array, method: ConfigDict
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    loss = masked.mean(values["nats"], desirable)
     return loss, {"sft_loss": loss}
 
 
-def _kto(feedback: Feedback, method: ConfigDict) -> tuple[jax.Array, dict[str, jax.Array]]:
-    answers, mismatched = feedback.answers, jnp.roll(feedback.answers, -1, axis=0)
+def _kto_answers(feedback: Feedback) -> dict[str, jax.Array]:
+    answers, mismatched = feedback.answers, feedback.mismatched
     ref_logps, mismatched_ref_logps = jax.vmap(  # both in one pass
         lambda rows: kto.sequence_logps(feedback.reference(rows), rows)
     )(jnp.stack([answers, mismatched]))
-    mismatched_logps = kto.sequence_logps(feedback.fixed_policy(mismatched), mismatched)
-    reference_point = kto.kl_reference_point(mismatched_logps, mismatched_ref_logps)
+    return {
+        "policy": kto.sequence_logps(feedback.logits, answers),
+        "reference": ref_logps,
+        "mismatched_policy": kto.sequence_logps(feedback.fixed_policy(mismatched), mismatched),
+        "mismatched_reference": mismatched_ref_logps,
+    }
+
+
+def _kto_batch(
+    values: dict[str, jax.Array], desirable: jax.Array, method: ConfigDict
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    reference_point = kto.kl_reference_point(values["mismatched_policy"], values["mismatched_reference"])
     losses = kto.kto_loss(
-        kto.sequence_logps(feedback.logits, answers),
-        ref_logps,
-        feedback.desirable,
+        values["policy"],
+        values["reference"],
+        desirable,
         reference_point,
         beta=method.beta,
         desirable_weight=method.desirable_weight,
@@ -116,11 +139,7 @@ def _kto(feedback: Feedback, method: ConfigDict) -> tuple[jax.Array, dict[str, j
     return loss, {"kto_loss": loss, "reference_point": reference_point}
 
 
-# (feedback, config.method) -> scalar, metrics
-LOSSES: dict[str, Callable[[Feedback, ConfigDict], tuple[jax.Array, dict[str, jax.Array]]]] = {
-    "sft": _sft,
-    "kto": _kto,
-}
+LOSSES = {"sft": Loss(_sft_answers, _sft_batch), "kto": Loss(_kto_answers, _kto_batch)}
 
 
 def _linear(base: Any, policies: Sequence[Any], method: ConfigDict) -> Any:
@@ -153,7 +172,6 @@ def make_objective(config: ConfigDict, network: nn.Module, base: Any) -> Objecti
     """
     method = config.method
     _check_method(method)
-    micro_batches = config.train.accumulate  # each of them calls the loss once
 
     def logits_of(params, prompts, answers) -> jax.Array:
         tokens = jnp.concatenate([prompts, answers[:, :-1]], axis=1)
@@ -166,34 +184,49 @@ def make_objective(config: ConfigDict, network: nn.Module, base: Any) -> Objecti
     def init(key, batch):
         references = tuple(jax.tree.map(jnp.copy, base) if len(stages) == 2 else None for stages in method.policies)
         policies = tuple(jax.tree.map(jnp.copy, base) for _ in method.policies)
-        return policies, {"calls": jnp.zeros((), jnp.int32), "base": base, "references": references}
+        return policies, {"step": jnp.zeros((), jnp.int32), "base": base, "references": references}
 
-    def loss(policies, variables, batch, key):
+    def references_of(policies, variables):
+        """The references of this step: where a second stage starts, the policies of this moment."""
+        anew = variables["step"] == method.first_steps
+        return tuple(
+            None if old is None else jax.tree.map(lambda old, now: jnp.where(anew, now, old), old, now)
+            for old, now in zip(variables["references"], jax.lax.stop_gradient(policies), strict=True)
+        )
+
+    def prepare(batch):
         prompts, good, bad = unpacked(batch)
         desirable = jnp.arange(len(prompts)) % 2 == 0  # every other row, so that each device has as many of both
         answers = jnp.where(desirable[:, None], good, bad)
-        step = variables["calls"] // micro_batches
-        starts_anew = variables["calls"] == method.first_steps * micro_batches
+        mismatched = jnp.roll(answers, -1, axis=0)
+        return {"prompt": prompts, "answer": answers, "mismatched": mismatched, "desirable": desirable}
 
-        total, metrics, references = jnp.zeros(()), {}, []
-        for stages, policy, reference in zip(method.policies, policies, variables["references"], strict=True):
-            fixed = jax.lax.stop_gradient(policy)
-            if reference is not None:
-                reference = jax.tree.map(lambda old, now: jnp.where(starts_anew, now, old), reference, fixed)
-            references.append(reference)
+    def forward(policies, variables, batch, key):
+        prompts, values = batch["prompt"], []
+        references = references_of(policies, variables)
+        for stages, policy, reference in zip(method.policies, policies, references, strict=True):
             feedback = Feedback(
-                answers,
-                desirable,
-                logits_of(policy, prompts, answers),
-                functools.partial(logits_of, fixed, prompts),
+                batch["answer"],
+                batch["mismatched"],
+                logits_of(policy, prompts, batch["answer"]),
+                functools.partial(logits_of, jax.lax.stop_gradient(policy), prompts),
                 functools.partial(logits_of, variables["base"] if reference is None else reference, prompts),
             )
-            weights = kto.two_stage_weights(step, sft_steps=method.first_steps) if len(stages) == 2 else (1.0,)
+            values.append({name: LOSSES[name].of_answers(feedback) for name in stages})
+        return values
+
+    def combine(values, policies, variables, batch, key):
+        total, metrics = jnp.zeros(()), {}
+        for stages, of_stage in zip(method.policies, values, strict=True):
+            weights = (1.0,)
+            if len(stages) == 2:
+                weights = kto.two_stage_weights(variables["step"], sft_steps=method.first_steps)
             for name, weight in zip(stages, weights, strict=False):  # () has no stages
-                value, extra = LOSSES[name](feedback, method)
+                value, extra = LOSSES[name].of_batch(of_stage[name], batch["desirable"], method)
                 total += weight * value
                 metrics |= extra
-        after = {"calls": variables["calls"] + 1, "base": variables["base"], "references": tuple(references)}
+        references = references_of(policies, variables)
+        after = {"step": variables["step"] + 1, "base": variables["base"], "references": references}
         return total, (after, metrics)
 
     def evaluate(policies, variables, batch, key):
@@ -209,7 +242,7 @@ def make_objective(config: ConfigDict, network: nn.Module, base: Any) -> Objecti
             "accuracy": (margin > 0).astype(jnp.float32),
         }
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, TwoPass(forward, combine, prepare), evaluate)
 
 
 def _check_method(method: ConfigDict) -> None:
@@ -253,12 +286,12 @@ def pretrained(config: ConfigDict) -> Any:
     if config.model.pretraining.steps == 0:
         init = jax.jit(language_model.make_network(base).init)
         return init(jax.random.key(base.seeds[0]), jnp.zeros((1, base.data.window), jnp.int32))
-    return _pretrained(json.dumps(base.to_dict()))
+    return _pretrained(configs.frozen(base))
 
 
 @functools.lru_cache(maxsize=4)
 def _pretrained(settings: str) -> Any:
-    base = ConfigDict(configs.json_ready(json.loads(settings)))
+    base = configs.thawed(settings)
     fitted = fit(language_model.build(base), base, base.seeds, progress=False)
     return jax.device_get(fitted.state.params)
 

@@ -39,6 +39,28 @@ class Metric(NamedTuple):
     unit: str = ""
 
 
+class TwoPass(NamedTuple):
+    """A loss that couples the examples of a batch, in parts that let a batch be split all the same.
+
+    It is called as any loss is. With `train.accumulate`, `forward` runs over the micro-batches, `combine` is
+    differentiated with respect to what they gave together, and each micro-batch is then gone through again with its
+    part of that derivative: the gradient of the whole batch's loss, in the memory of a micro-batch and all outputs.
+    """
+
+    forward: Callable[[Params, Variables, Batch, jax.Array], Any]  # (params, variables, batch, key) -> [batch, ...]
+    # floats, a tree of what an example gives by itself
+    combine: Callable[[Any, Params, Variables, Batch, jax.Array], tuple[jax.Array, tuple[Variables, Metrics]]]
+    # (outputs, params, variables, batch, key) -> loss, (variables, metrics)
+    prepare: Callable[[Batch], Batch] = lambda batch: batch  # puts beside each example what it takes from the others
+
+    def __call__(
+        self, params: Params, variables: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Variables, Metrics]]:
+        """The loss of the batch, with what comes beside it."""
+        batch = self.prepare(batch)
+        return self.combine(self.forward(params, variables, batch, key), params, variables, batch, key)
+
+
 class Objective(NamedTuple):
     """A learning problem as pure functions.
 
@@ -50,6 +72,9 @@ class Objective(NamedTuple):
     loss: Callable[[Params, Variables, Batch, jax.Array], tuple[jax.Array, tuple[Variables, Metrics]]]
     evaluate: Callable[[Params, Variables, Batch, jax.Array], Metrics]
     # evaluate's values are [batch], averaged over exactly the examples of the split, or scalars, averaged over batches
+    couples: bool | None = None
+    # False: the loss is a mean over examples, each of which counts alike and sees no other; then, and where `loss` is a
+    # `TwoPass`, gradients can be accumulated over micro-batches. True, or not said: `train.accumulate` is refused.
 
 
 class Procedure(NamedTuple):

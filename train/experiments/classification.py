@@ -107,7 +107,7 @@ def make_objective(config: ConfigDict, network: nn.Module) -> Objective:
         plain = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])  # the same for every arm
         return {"loss": plain, "accuracy": accuracy(logits, batch["label"])}
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, loss, evaluate, couples=False)
 
 
 def load_standardized(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import FrozenConfigDict
 
-from ...core import masked, sequences
+from ...core import sequences
 from ...core.networks.transformer import Cache, Transformer
 from ...methods.samplers import favicomp
+from .. import config as configs
 from .. import plots
 from ..data import facts
 from ..data.sources import Sampler
 from ..loop import fit
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
-from .base import Metric, Objective, Task
+from .base import Metric, Objective, Task, TwoPass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,44 +109,50 @@ def make_network(config: ConfigDict, vocabulary: int, length: int) -> Transforme
 def make_objective(network: Transformer) -> Objective:
     """Several models of one architecture, each fitted to its own texts {"tokens", "where"}: batches are by model.
 
-    A model's loss is the cross-entropy of the tokens that count, in nats; theirs are added, which, since they share no
-    parameter, trains each as it would be trained alone.
+    A model's loss is the cross-entropy of the tokens that count, in nats, a mean over those of the whole batch; theirs
+    are added, which, since they share no parameter, trains each as it would be trained alone.
     """
 
-    def cross_entropy(params, texts):
-        logits = cast(jax.Array, network.apply(params, texts["tokens"][:, :-1]))
-        nats = -sequences.token_logps(logits, texts["tokens"][:, 1:])
-        return masked.mean(nats, texts["where"][:, 1:])
+    def forward(params, variables, batch, key):
+        """By model, the nats of each text's tokens together, `[batch]`."""
+
+        def of_texts(params, texts):
+            logits = cast(jax.Array, network.apply(params, texts["tokens"][:, :-1]))
+            nats = -sequences.token_logps(logits, texts["tokens"][:, 1:])
+            return jnp.sum(jnp.where(texts["where"][:, 1:], nats, 0), axis=1)
+
+        return {name: of_texts(params[name], texts) for name, texts in batch.items()}
+
+    def means(nats, batch):
+        counts = {name: jnp.maximum(jnp.sum(texts["where"][:, 1:]), 1) for name, texts in batch.items()}
+        return {name: jnp.sum(nats[name]) / counts[name] for name in batch}
+
+    def combine(nats, params, variables, batch, key):
+        values = means(nats, batch)
+        return jnp.sum(jnp.stack(list(values.values()))), (variables, values)
 
     def init(key, batch):
         keys = jax.random.split(key, len(batch))
         return {name: network.init(k, batch[name]["tokens"][:1]) for name, k in zip(batch, keys, strict=True)}, {}
 
-    def losses(params, batch):
-        return {name: cross_entropy(params[name], texts) for name, texts in batch.items()}
-
-    def loss(params, variables, batch, key):
-        values = losses(params, batch)
-        return jnp.sum(jnp.stack(list(values.values()))), (variables, values)
-
     def evaluate(params, variables, batch, key):
-        return losses(params, batch)
+        return means(forward(params, variables, batch, key), batch)
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, TwoPass(forward, combine), evaluate)
 
 
 def models_of(config: ConfigDict, seed: int) -> dict[str, Any]:
     """Parameters by model, trained with all of the config's seeds if need be; the same for all arms of a process."""
     seeds = tuple(config.seeds) if seed in config.seeds else (seed,)
-    shared = {name: config[name] for name in ("data", "model", "optimizer", "train", "mesh")}
-    params = _trained(FrozenConfigDict(shared), seeds)
+    shared = ConfigDict({name: config[name] for name in ("data", "model", "optimizer", "train", "mesh")})
+    params = _trained(configs.frozen(shared), seeds)
     return params if len(seeds) == 1 else jax.tree.map(lambda x: x[seeds.index(seed)], params)
 
 
 @functools.lru_cache(maxsize=4)
-def _trained(shared: FrozenConfigDict, seeds: tuple[int, ...]) -> dict[str, Any]:
+def _trained(shared: str, seeds: tuple[int, ...]) -> dict[str, Any]:
     """Parameters by model; with a leading axis where there are several seeds."""
-    config = ConfigDict(shared)
+    config = configs.thawed(shared)
     land = make_land(config)
     texts = {"compressor": land.compressor_texts, "target": land.target_texts}
 

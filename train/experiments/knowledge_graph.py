@@ -167,7 +167,7 @@ def make_objective(config: ConfigDict) -> Objective:
         both = (correct["probe_seen"].astype(jnp.float32) + correct["probe_unseen"]) / 2
         return {"mrr": jnp.mean(found, axis=-1), "probe": both} | by_relation | correct
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, loss, evaluate, couples=False)
 
 
 def reciprocal_rank(scores: jax.Array, target: jax.Array) -> jax.Array:

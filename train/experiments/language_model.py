@@ -79,7 +79,7 @@ def make_objective(network: nn.Module) -> Objective:
     def evaluate(params, variables, batch, key):
         return metrics_of(*scores(params, batch), axis=1)
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, loss, evaluate, couples=False)
 
 
 def build(config: ConfigDict) -> Task:

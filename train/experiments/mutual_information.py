@@ -32,7 +32,7 @@ from .. import plots
 from ..data.sources import Sampler
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
-from .base import Metric, Objective, Task
+from .base import Metric, Objective, Task, TwoPass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,6 +77,11 @@ def METRICS(config: ConfigDict) -> dict[str, Metric]:
         for total_mi in config.data.total_mi
         for k in config.data.candidates
     }
+    if len(cells) < len(config.data.total_mi) * len(config.data.candidates):
+        raise ValueError(
+            f"data.total_mi and data.candidates must each be distinct as written, got {config.data.total_mi} and "
+            f"{config.data.candidates}."
+        )
     return {"error": Metric("mean absolute error of the estimate", "nats"), "recovered": recovered} | cells
 
 
@@ -202,19 +207,28 @@ def make_objective(config: ConfigDict) -> Objective:
         keys = jax.random.split(key, len(leaves))
         return tree.unflatten([mlp.init(k, x) for k, x in zip(keys, leaves, strict=True)]), {}
 
-    def scores(params, batch, key, exact):
-        """Scores of psi and of phi; the negatives are those of the batch, but phi's if exact: as many, from p(y|x')."""
-        factors = jax.tree.map(lambda x, p: mlp.apply(p, x), inputs(batch), params)  # [n, embedding] each
-        psi, phi = (in_batch(factors[critic]["x"] @ factors[critic]["y"].T) for critic in ("psi", "phi"))
+    def embed(params, batch, key, exact, negatives):
+        """Both critics' factors, `[n, embedding]` each; if exact, phi at `negatives` draws of p(y|x') for each row."""
+        factors = jax.tree.map(lambda x, p: mlp.apply(p, x), inputs(batch), params)
         if not exact:
-            return psi, phi
+            return factors
         n, dim = batch[0].shape
-        noise = jax.random.normal(key, (n, n - 1, dim))
+        noise = jax.random.normal(key, (n, negatives, dim))
         y = draw_given_subview(noise, batch[1][:, None], subview_mi=subview_mi)
-        return psi, (phi[0], jnp.einsum("ne,nme->nm", factors["phi"]["x"], mlp.apply(params["phi"]["y"], y)))
+        drawn = jnp.einsum("ne,nme->nm", factors["phi"]["x"], mlp.apply(params["phi"]["y"], y))
+        return factors | {"drawn": drawn}
 
-    def loss(params, variables, batch, key):
-        psi, phi = scores(params, batch, key, exact=estimator != "info_nce" and conditional == "exact")
+    def scores(factors):
+        """Scores of psi and of phi; the negatives are those of the batch, but phi's where they were drawn."""
+        psi, phi = (in_batch(factors[critic]["x"] @ factors[critic]["y"].T) for critic in ("psi", "phi"))
+        return psi, (phi[0], factors["drawn"]) if "drawn" in factors else phi
+
+    def forward(params, variables, batch, key):
+        exact = estimator != "info_nce" and conditional == "exact"
+        return embed(params, batch, key, exact, config.train.batch_size - 1)
+
+    def combine(factors, params, variables, batch, key):
+        psi, phi = scores(factors)
         if estimator == "info_nce":
             bound = estimate("info_nce", psi, phi)
         elif conditional == "boosted":
@@ -224,10 +238,11 @@ def make_objective(config: ConfigDict) -> Objective:
         return -bound, (variables, {})
 
     def evaluate(params, variables, batch, key):
-        value = estimate(estimator, *scores(params, batch, key, exact=estimator == "demi"))
+        factors = embed(params, batch, key, estimator == "demi", len(batch[0]) - 1)
+        value = estimate(estimator, *scores(factors))
         return {"estimate": value, "recovered": value / total_mi}
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, TwoPass(forward, combine), evaluate)
 
 
 def build(config: ConfigDict) -> Task:

@@ -28,7 +28,7 @@ from ..data import scenes
 from ..data.sources import Sampler
 from ..statistics import ArmResult
 from ..types import ConfigDict
-from .base import Metric, Objective, Task
+from .base import Metric, Objective, Task, TwoPass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +191,7 @@ def pair_costs(predictions: Predictions, targets: jax.Array, *, class_weight: fl
 
 
 def set_loss(predictions: Predictions, batch: Any, *, class_weight: float, mask_weight: float) -> jax.Array:
-    """The loss of the matched pairs, summed over the decoder's stages."""
+    """The loss of the matched pairs, summed over the decoder's stages. Its means are over all pairs of the batch."""
     targets, where = batch["target"], batch["where"]
     costs = pair_costs(predictions, targets, class_weight=class_weight, mask_weight=mask_weight)
     paired = jax.vmap(jax.vmap(match), in_axes=(0, None))(jax.lax.stop_gradient(costs), where)  # [l, b, q, t]
@@ -257,8 +257,12 @@ def make_objective(config: ConfigDict) -> Objective:
         params = network.init(params_key, one["image"], codes[one["shape"], one["color"]], one["where"])
         return params, {"codes": codes}
 
-    def loss(params, variables, batch, key):
-        return set_loss(apply(params, variables, batch), batch, **weights), (variables, {})
+    def forward(params, variables, batch, key):
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), apply(params, variables, batch))  # examples first
+
+    def combine(predictions, params, variables, batch, key):
+        stages = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), predictions)
+        return set_loss(stages, batch, **weights), (variables, {})
 
     def evaluate(params, variables, batch, key):
         class_logits, masks = (stages[-1] for stages in apply(params, variables, batch))
@@ -269,7 +273,7 @@ def make_objective(config: ConfigDict) -> Objective:
             "best_miou": masked.mean(jnp.max(proposals, axis=1), batch["where"], axis=-1),
         }
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, TwoPass(forward, combine), evaluate)
 
 
 def sample_batch(key: jax.Array, n: int, data: ConfigDict) -> dict[str, jax.Array]:
