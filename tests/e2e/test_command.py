@@ -35,6 +35,10 @@ def test_the_quickstart_shortened_ends_with_table_verdict_and_picture(command, t
         (["--config.mesh.data=3"], ["mesh", "3"]),
         (["--config.data.name=digit"], ["digit", "digits"]),
         (["--config.data.name=cifar10"], ["cifar10", "python -m lemmata.train.data"]),
+        (["--config.seeds=0,4294967296"], ["seeds", "4294967296", "2**32"]),
+        (["--config.model.features=16.5"], ["model.features", "16.5"]),
+        (["--config.optimizer.options.b9=0.5"], ["optimizer.options.b9", "b2"]),
+        (["--config.arms.main.train.stepz=5"], ["arms.main.train.stepz", "steps"]),
         (["--arm=mian"], ["mian", "main"]),
         (["--aot=v5e"], ["v5e"]),
         (["--no_such_flag"], ["no_such_flag"]),
@@ -44,8 +48,34 @@ def test_the_quickstart_shortened_ends_with_table_verdict_and_picture(command, t
 def test_a_mistake_is_one_clear_line(command, tmp_path, arguments, parts):
     output = command.run(command.config_file(tmp_path), *arguments, f"--workdir={tmp_path / 'run'}", status=2)
     assert "Traceback" not in output
+    line = output.strip().splitlines()[-1]
+    assert line.startswith("error: ")
     for part in parts:
-        assert part in output
+        assert part in line
+
+
+def test_any_key_of_an_arm_or_of_the_optimizer_can_be_set(command, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    settings = ["--config.arms.main.train.steps=4", "--config.optimizer.options.b1=0.5"]
+    transforms = "--config.optimizer.transforms=(('clip',{'max_delta':1.0}),)"
+    output = command.run(command.config_file(tmp_path), *settings, transforms, workdir)
+    assert "updates skipped, not finite: none" in output
+    used = json.loads((tmp_path / "run" / "main" / "config.json").read_text())
+    assert (used["train.steps"], used["optimizer.options.b1"], used["optimizer.options.b2"]) == (4, 0.5, 0.999)
+    assert used["optimizer.transforms"] == [["clip", {"max_delta": 1.0}]]
+
+
+def test_a_fault_of_the_program_is_a_traceback(command, tmp_path):
+    """Here an experiment whose function has a mistake that no check foresaw."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import lemmata.train.experiments.classification as classification\n"
+        "def build(config):\n"
+        "    return {}['a key that is not there']\n"
+        "classification.build = build\n"
+    )
+    output = command.run(command.config_file(tmp_path), status=1, PYTHONPATH=str(tmp_path), cwd=tmp_path)
+    assert "Traceback" in output
+    assert "KeyError: 'a key that is not there'" in output
 
 
 def losses(folder):

@@ -18,6 +18,7 @@ An experiment is a module of this folder with
 `config.method` holds the arm's overrides; see `lemmata.train.config.resolve_arm`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ class Metric(NamedTuple):
     unit: str = ""
 
 
-class TwoPass(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # a function to JAX, told apart by identity
+class TwoPass:
     """A loss that couples the examples of a batch, in parts that let a batch be split all the same.
 
     It is called as any loss is. With `train.accumulate`, `forward` runs over the micro-batches, `combine` is

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -14,7 +15,9 @@ from lemmata.methods.losses.alignment import kto
 from lemmata.train import config as configs
 from lemmata.train import data
 from lemmata.train.experiments import alignment
+from lemmata.train.state import init_state
 from lemmata.train.statistics import ArmResult
+from lemmata.train.step import StepOptions, make_step
 
 
 def make_config(*, steps=0, **method):
@@ -41,10 +44,8 @@ def base():
     return Bigrams().init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
 
 
-def objective_of(*, accumulate=1, **method):
-    config = make_config(**method)
-    config.train.accumulate = accumulate
-    return alignment.make_objective(config, Bigrams(), base())
+def objective_of(**method):
+    return alignment.make_objective(make_config(**method), Bigrams(), base())
 
 
 @functools.cache
@@ -136,15 +137,35 @@ def test_two_stages_are_sft_then_kto_with_the_sft_model_as_reference():
     jax.tree.map(np.testing.assert_array_equal, variables["references"][0], models[2])
 
 
+def one_update(objective, state, rows, accumulate):
+    optimizer = optax.sgd(1.0)
+    return jax.jit(make_step(objective, optimizer, StepOptions(accumulate=accumulate)))(state, rows)
+
+
+def test_micro_batches_of_one_row_give_the_loss_of_the_batch():
+    """A row alone would be its own reference point, and so tell nothing of whether it is good."""
+    objective = objective_of(policies=(("kto",),), beta=0.5)
+    rows = batch()
+    state = init_state(objective, optax.sgd(1.0), jax.random.key(0), rows)
+    state = state._replace(params=moved(state.params, 0.3))
+    whole, parts = (one_update(objective, state, rows, accumulate) for accumulate in (1, 8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole[0].params, parts[0].params)
+    assert whole[1]["reference_point"] == pytest.approx(float(parts[1]["reference_point"]), rel=1e-5)
+    replaced, _ = one_update(objective, state, rows | {"bad": 255 - rows["bad"]}, 8)
+    assert (
+        max(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), replaced.params, parts[0].params))) > 1e-3
+    )
+
+
 def test_micro_batches_do_not_shorten_the_first_stage():
-    objective = objective_of(policies=(("sft", "kto"),), first_steps=1, accumulate=2)
-    policies, variables = objective.init(jax.random.key(0), batch())
-    values = []
+    objective = objective_of(policies=(("sft", "kto"),), first_steps=2)
+    state = init_state(objective, optax.sgd(1.0), jax.random.key(0), batch())
+    losses = []
     for _ in range(3):
-        value, variables, _ = loss_and_after(objective, policies, variables)
-        values.append(float(value))
-    assert values[0] == values[1] > 1
-    assert values[2] == pytest.approx(0.5)
+        state, metrics = one_update(objective, state, batch(), 2)
+        losses.append(float(metrics["loss"]))
+    assert min(losses[:2]) > 1
+    assert losses[2] == pytest.approx(0.5)
 
 
 def test_the_base_stays_as_it_is():
