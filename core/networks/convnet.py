@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from .. import numerics
 from .batch import split_batch
 from .remat import rematerialized
 
@@ -29,7 +30,8 @@ class ConvNet(nn.Module):
         convolution: "native", or "patches": the same value as one product of shifted copies with the kernel. Under
             vmap over parameters a native convolution becomes a grouped one, which a CPU runs at half the speed of
             patches; alone, and on accelerators, native is faster and takes a ninth of the memory.
-        dtype: computes in this dtype instead of the promotion of inputs and parameters.
+        dtype: computes in this dtype instead of the promotion of inputs and parameters; the linear layer, whose outputs
+            may be scores, in at least float32.
         remat: "none", "dots" or "full", for each stage; see `remat.rematerialized`.
 
     Raises:
@@ -65,10 +67,13 @@ class ConvNet(nn.Module):
                 dtype=self.dtype,
                 name=f"convolution_{i}",
             )
-            normalization = nn.GroupNorm(math.gcd(width, 8), dtype=self.dtype, name=f"normalization_{i}")
+            normalization = nn.GroupNorm(
+                math.gcd(width, 8), dtype=self.dtype, use_fast_variance=False, name=f"normalization_{i}"
+            )
             x = stage(self, convolution, normalization, x)
-        x = x.mean(axis=(1, 2)) if self.pool == "mean" else x.reshape(x.shape[0], -1)
-        return nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x)
+        x = x.mean(axis=(1, 2)) if self.pool == "mean" else x.reshape(len(x), math.prod(x.shape[1:]))
+        _, wide = numerics.float_dtypes(x)
+        return nn.Dense(self.num_outputs, dtype=wide, name="head")(x)
 
     def _check(self, x: jax.Array) -> None:
         if x.ndim != 4:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from .. import checks, numerics
 from . import temporal
 from .batch import split_batch
 
@@ -39,7 +40,7 @@ class EEGNet(nn.Module):
 
     Raises:
         ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for the pools, or
-            parameters of other sizes.
+            parameters of other sizes; no epoch to train with.
     """
 
     num_classes: int
@@ -62,7 +63,7 @@ class EEGNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
         sizes = ("num_classes", "num_temporal", "depth", "num_separable", "kernel_size", "separable_size")
-        _check(self, x, sizes, self.pool_sizes)
+        _check(self, x, train, sizes, self.pool_sizes)
         if len(self.pool_sizes) != 2:
             raise ValueError(f"pool_sizes must be two numbers, got {tuple(self.pool_sizes)}.")
         first, second = self.pool_sizes
@@ -74,7 +75,7 @@ class EEGNet(nn.Module):
         kernel = _param(self, "temporal", (self.kernel_size, f1), self.kernel_size, self.kernel_size * f1)
         spatial = _param(self, "spatial", (channels, f1, self.depth), channels * f1, channels * self.depth)
         affine = MomentNorm(f1, momentum=0.99, epsilon=1e-3, name="bn1")
-        gain, shift = affine(lambda: temporal.same_moments(x, kernel), train)
+        gain, shift = affine(lambda: temporal.same_moments(_wide(x), _wide(kernel)), train)
         # bn1 is affine in each temporal filter, so it commutes with the sum over channels.
         z = temporal.depthwise_same(split_batch(jnp.einsum("bct,cfd->btfd", x, spatial)), kernel)
         z = z * gain[:, None] + shift[:, None] * jnp.sum(spatial, axis=0)
@@ -85,7 +86,7 @@ class EEGNet(nn.Module):
         pointwise = _param(self, "separable_point", (width, self.num_separable), width, self.num_separable)
         z = temporal.depthwise_same(z[..., None], depthwise)[..., 0] @ pointwise
         z = drop(split_batch(_mean_pool(nn.elu(norm(name="bn3")(z)), second)))
-        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+        return Dense(self.num_classes, name="dense")(_flat(z))
 
 
 class ShallowConvNet(nn.Module):
@@ -103,7 +104,7 @@ class ShallowConvNet(nn.Module):
 
     Raises:
         ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for kernel and pool, or
-            parameters of other sizes.
+            parameters of other sizes; no epoch to train with.
     """
 
     num_classes: int
@@ -122,7 +123,7 @@ class ShallowConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
-        _check(self, x, ("num_classes", "num_filters", "kernel_size", "pool_size", "pool_stride"))
+        _check(self, x, train, ("num_classes", "num_filters", "kernel_size", "pool_size", "pool_stride"))
         _check_samples(x, self.kernel_size + self.pool_size - 1)
         width = self.num_filters
         z = _filter_bank(self, x, self.kernel_size, width, spatial_bias=False)
@@ -130,7 +131,7 @@ class ShallowConvNet(nn.Module):
         z = _strided_mean(z, self.pool_size, self.pool_stride)
         z = jnp.log(jnp.clip(z, 1e-7, 1e4))
         z = nn.Dropout(self.dropout_rate, deterministic=not train)(split_batch(z))
-        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+        return Dense(self.num_classes, name="dense")(_flat(z))
 
 
 class DeepConvNet(nn.Module):
@@ -147,7 +148,7 @@ class DeepConvNet(nn.Module):
 
     Raises:
         ValueError: an attribute outside its range, inputs that are not `[b, c, t]` or too short for the stages, or
-            parameters of other sizes.
+            parameters of other sizes; no epoch to train with.
     """
 
     num_classes: int
@@ -167,7 +168,7 @@ class DeepConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Logits `[b, num_classes]`; `train` takes the batch's statistics, moves the running ones, and drops out."""
-        _check(self, x, ("num_classes", "kernel_size", "pool_size"), self.num_filters)
+        _check(self, x, train, ("num_classes", "kernel_size", "pool_size"), self.num_filters)
         needed = 1
         for _ in self.num_filters:
             needed = needed * self.pool_size + self.kernel_size - 1
@@ -179,7 +180,7 @@ class DeepConvNet(nn.Module):
                 z = TemporalConv(width, self.kernel_size, name=f"conv{stage}")(z)
             z = _max_pool(nn.elu(norm(name=f"bn{stage}")(z)), self.pool_size)
             z = nn.Dropout(self.dropout_rate, deterministic=not train)(split_batch(z))
-        return Dense(self.num_classes, name="dense")(z.reshape(z.shape[0], -1))
+        return Dense(self.num_classes, name="dense")(_flat(z))
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -214,7 +215,7 @@ class MomentNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """x w + b, Glorot-uniform and zero."""
+    """x w + b, Glorot-uniform and zero, in at least float32: what it gives are scores."""
 
     features: int
 
@@ -222,7 +223,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[b, features]` of `[b, inputs]`."""
         w = _param(self, "w", (x.shape[-1], self.features), x.shape[-1], self.features)
-        return x @ w + self.param("b", nn.initializers.zeros, (self.features,))
+        return _wide(x) @ _wide(w) + self.param("b", nn.initializers.zeros, (self.features,))
 
 
 class TemporalConv(nn.Module):
@@ -250,6 +251,10 @@ def _filter_bank(module: nn.Module, x: jax.Array, size: int, width: int, *, spat
     if spatial_bias:
         offset = offset + module.param("spatial_bias", nn.initializers.zeros, (width,))
     return split_batch(temporal.convolve_valid(jnp.swapaxes(x, 1, 2), both) + offset)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(numerics.float_dtypes(x)[1])
 
 
 def _outputs(params: Mapping[str, Any]) -> int:
@@ -306,14 +311,22 @@ def _strided_mean(x: jax.Array, size: int, stride: int) -> jax.Array:
     return jnp.einsum("btf,pt->bpf", x, weights)
 
 
-def _check(module: nn.Module, x: jax.Array, sizes: Sequence[str], several: Sequence[int] = (1,)) -> None:
+def _flat(x: jax.Array) -> jax.Array:
+    """`[b, ...]` as rows, also where b is 0."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def _check(module: Any, x: jax.Array, train: bool, sizes: Sequence[str], several: Sequence[int] = (1,)) -> None:
     for name in sizes:
         if getattr(module, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(module, name)}.")
+    checks.in_interval("dropout_rate", module.dropout_rate, 0.0, 1.0, closed="left")
     if not several or min(several) < 1:
         raise ValueError(f"pool_sizes and num_filters must be numbers of at least 1, got {tuple(several)}.")
     if x.ndim != 3:
         raise ValueError(f"x must have shape [batch, channels, time], got shape {list(x.shape)}.")
+    if train and not x.shape[0]:
+        raise ValueError(f"x must hold at least one epoch to train with, got shape {list(x.shape)}.")
 
 
 def _check_samples(x: jax.Array, needed: int) -> None:

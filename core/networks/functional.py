@@ -36,8 +36,8 @@ def apply(
         key: for dropout.
 
     Returns:
-        Outputs of the dtype of the promotion of everything; statistics of the dtypes that they came in, the same
-        arrays where not `train`.
+        Outputs in at least float32, which are scores; statistics of the dtypes that they came in, the same arrays
+        where not `train`.
 
     Raises:
         ValueError: no key to drop out with, or a dropout_rate outside [0, 1).
@@ -45,11 +45,11 @@ def apply(
     checks.in_interval("dropout_rate", network.dropout_rate, 0.0, 1.0, closed="left")
     if train and network.dropout_rate > 0 and key is None:
         raise ValueError(f"key must be given to train with dropout_rate = {network.dropout_rate}, got None.")
-    result, wide = numerics.float_dtypes(*jax.tree.leaves((params, stats)), x)
+    _, wide = numerics.float_dtypes(*jax.tree.leaves((params, stats)), x)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, wide), {"params": params, "batch_stats": stats})
     rngs = {} if key is None else {"dropout": key}
     outputs, moved = network.apply(variables, jnp.asarray(x, wide), train, mutable=["batch_stats"], rngs=rngs)
     if not train:
-        return outputs.astype(result), stats
+        return outputs, stats
     after = jax.tree.map(lambda new, old: new.astype(jnp.asarray(old).dtype), moved["batch_stats"], stats)
-    return outputs.astype(result), after
+    return outputs, after

@@ -6,6 +6,8 @@ the sum itself, in the form that processors do fastest, also under vmap over ker
 into a grouped one. "same" padding is zeros, (K - 1) // 2 before and K // 2 after.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -71,10 +73,10 @@ def depthwise_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
         >>> depthwise_same(jnp.arange(4.0).reshape(1, 4, 1, 1), jnp.array([[1.0], [10.0]])).ravel()
         Array([10., 21., 32.,  3.], dtype=float32)
     """
-    batch, samples = x.shape[:2]
-    windows, length = same_windows(jnp.moveaxis(x, 1, -1), kernel.shape[0])  # [b, F, D, n, W]
-    outputs = jnp.einsum("bfdnw,lwf->bnlfd", windows, shifted_copies(kernel, length))
-    return outputs.reshape(batch, -1, *x.shape[2:])[:, :samples]
+    windows, matrices = _read(jnp.moveaxis(x, 1, -1), kernel)  # [b, F, D, n, W]
+    outputs = jnp.einsum("bfdnw,lwf->bnlfd", windows, matrices)
+    batch, blocks, length = outputs.shape[:3]
+    return outputs.reshape(batch, blocks * length, *x.shape[2:])[:, : x.shape[1]]
 
 
 def same_moments(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,6 +85,12 @@ def same_moments(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]
     The outputs are linear in the windows that they read, so their sums follow from the windows' own first and second
     moments: F kernels cost what one does, and no array F times as large as the input is made.
 
+    Inputs are taken apart into the mean of all, c, which may be far above what varies, the means of the rows less that,
+    d_r, and the rest. With e and v the outputs for ones and for the rest, and u_rt = v_rt + d_r e_t, u_t its mean,
+
+        y_rt = u_rt + c e_t,    var y = E u^2 - (E u)^2 + c^2 var e + 2 c cov(u_t, e_t),
+                                E u^2 = E v^2 + E d^2 E e^2 + 2 E[d_r v_rt e_t].
+
     Args:
         x: `[..., T]` float32 or wider.
         kernel: `[K, F]`.
@@ -90,30 +98,58 @@ def same_moments(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]
     Returns:
         `(mean, variance)`, each `[F]`: over all leading axes and all T outputs. Differentiable in both arguments.
 
+    Raises:
+        ValueError: nothing to take the mean of.
+
     Example:
         >>> same_moments(jnp.ones((2, 4)), jnp.array([[1.0], [1.0]]))   # outputs 2, 2, 2, 1
         (Array([1.75], dtype=float32), Array([0.1875], dtype=float32))
     """
+    if not x.size:
+        raise ValueError(f"x must hold at least one row and one sample, got shape {list(x.shape)}.")
     samples = x.shape[-1]
+    rows = x.reshape(math.prod(x.shape[:-1]), samples)
+    # Whatever numbers are taken apart, the moments are the same, and so are their slopes: these can be held fixed.
+    means = jax.lax.stop_gradient(jnp.mean(rows, axis=-1))
+    rest, common = rows - means[:, None], jnp.mean(means)
+    apart = means - common
+
+    few = jnp.stack([jnp.mean(rest, axis=0), jnp.mean(apart[:, None] * rest, axis=0), jnp.ones(samples, x.dtype)])
+    outputs = jnp.einsum("rnw,lwf->rnlf", *_read(few, kernel), precision=HIGHEST)
+    v, dv, e = outputs.reshape(3, -1, kernel.shape[1])[:, :samples]  # [T, F] each: E v_rt, E d_r v_rt over rows, and e
+    u = v + jnp.mean(apart) * e
+    u_mean, e_mean = jnp.mean(u, axis=0), jnp.mean(e, axis=0)
+    edges = e - e[samples // 2]  # zero but near the ends; exactly so, where rounding a mean would be multiplied by c
+    edges = edges - jnp.mean(edges, axis=0)
+
+    u_square = _mean_square(rest, kernel) + jnp.mean(jnp.square(apart)) * jnp.mean(jnp.square(e), axis=0)
+    u_square = u_square + 2 * jnp.mean(dv * e, axis=0)
+    with_common = jnp.mean(common * edges * (common * edges + 2 * (u - u_mean)), axis=0)
+    return u_mean + common * e_mean, jnp.maximum(u_square - jnp.square(u_mean) + with_common, 0.0)
+
+
+def _read(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`(windows, matrices)`, `[..., n, W]` and `[L, W, F]`, whose products are the "same" cross-correlation."""
     windows, length = same_windows(x, kernel.shape[0])
-    windows = windows.reshape(-1, *windows.shape[-2:])  # [rows, n, W]
-    blocks, width = windows.shape[1:]
-    copies = shifted_copies(kernel, length)  # [L, W, F]
+    return windows, shifted_copies(kernel, length)
+
+
+def _mean_square(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Mean over rows `[rows, T]` and outputs of the square of a "same" cross-correlation, `[F]`."""
+    samples = x.shape[-1]
+    windows, copies = _read(x, kernel)
+    (blocks, width), length = windows.shape[1:], len(copies)
     last = copies * (jnp.arange(length) < samples - (blocks - 1) * length)[:, None, None]
     groups = [(windows, copies)]
     if blocks * length > samples:  # of the last block, only outputs within T count
         groups = [(windows[:, :-1], copies), (windows[:, -1:], last)]
-
-    total = square = jnp.zeros(kernel.shape[1:], kernel.dtype)
+    total = jnp.zeros(kernel.shape[1:], kernel.dtype)
     for read, matrices in groups:
-        rows = read.reshape(-1, width)
-        gram = jnp.matmul(rows.T, rows, precision=HIGHEST)
+        flat = read.reshape(-1, width)
+        gram = jnp.matmul(flat.T, flat, precision=HIGHEST)
         product = jnp.einsum("vw,lwf->lvf", gram, matrices, precision=HIGHEST)
-        total = total + jnp.einsum("w,lwf->f", jnp.sum(rows, axis=0), matrices, precision=HIGHEST)
-        square = square + jnp.sum(matrices * product, axis=(0, 1))
-    count = x.size
-    mean = total / count
-    return mean, jnp.maximum(square / count - jnp.square(mean), 0.0)
+        total = total + jnp.sum(matrices * product, axis=(0, 1))
+    return total / x.size
 
 
 def convolve_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -27,12 +27,15 @@ them on dictionaries: `params` and `stats` are a module's collections "params" a
 Departures: the program of EEGNet's authors (vlawhern/arl-eegmodels) ends in a softmax; here are logits.
 """
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ...core import checks, linalg, numerics
+from ...core import checks, distances, linalg, numerics
 from ...core.networks import functional
 
 Tree = dict[str, Any]
@@ -95,11 +98,12 @@ def eegnet(
         key: PRNG key, needed to train with a positive dropout_rate.
 
     Returns:
-        `(logits, stats)`: `[batch, k]` of the dtype of the inputs' promotion, and 0.99 stats + 0.01 of the batch if
-        train, else stats as they were.
+        `(logits, stats)`: `[batch, k]` in at least float32, and 0.99 stats + 0.01 of the batch, of the dtypes of stats,
+        if train, else stats as they were. A batch of none has no logits.
 
     Raises:
-        ValueError: x of another rank, too short, or with other channels than params; no key where one is needed.
+        ValueError: x of another rank, too short, or with other channels than params; no key where one is needed; no
+            epoch to train with.
 
     Example:
         >>> params, stats = init_eegnet(key=jax.random.key(0), num_channels=3, num_samples=32, num_classes=2)
@@ -236,7 +240,7 @@ def max_norm(w: jax.Array, *, limit: float | jax.Array, axis: int | tuple[int, .
         axis: the axes that the norm is over.
 
     Returns:
-        The same shape and dtype. Zero stays zero; its gradient there is zero, too.
+        The same shape and dtype, for entries of any size. Zero stays zero; its gradient there is zero, too.
 
     Raises:
         ValueError: limit < 0.
@@ -247,10 +251,13 @@ def max_norm(w: jax.Array, *, limit: float | jax.Array, axis: int | tuple[int, .
     """
     checks.in_interval("limit", limit, 0.0, jnp.inf, closed="left")
     result, wide = numerics.float_dtypes(w)
-    w = w.astype(wide)
-    square = jnp.sum(jnp.square(w), axis=axis, keepdims=True)
-    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return (w * (jnp.minimum(norm, limit) / (1e-7 + norm))).astype(result)
+    w = jnp.asarray(w, wide)
+    norm = distances.norm(w, axis=axis, keepdims=True)
+    within = norm <= limit
+    low, high = jnp.where(within, norm, 0.0), jnp.where(within, 1.0, norm)
+    kept = w * (low / (1e-7 + low))
+    brought_down = distances.l2_normalize(w, axis=axis) * (limit / (1 + 1e-7 / high))
+    return jnp.where(within, kept, brought_down).astype(result)
 
 
 class CSP(NamedTuple):
@@ -263,7 +270,8 @@ class CSP(NamedTuple):
 def fit_csp(x: jax.Array, labels: jax.Array, *, num_filters: int = 4, regularization: float | jax.Array = 0.0) -> CSP:
     """Common spatial patterns of two classes.
 
-    The covariance of a trial is x x' / trace, without centring; C_0 and C_1 are the means of each class.
+    The covariance of a trial is x x' / trace, without centring; C_0 and C_1 are the means of each class. An offset far
+    above the signal is one direction among the others, which keep their digits: they are those of exact arithmetic.
 
     Args:
         x: `[n, channels, time]` float.
@@ -272,36 +280,57 @@ def fit_csp(x: jax.Array, labels: jax.Array, *, num_filters: int = 4, regulariza
         regularization: r >= 0, adds r tr(B) / channels I to B = C_0 + C_1.
 
     Returns:
-        `CSP(filters, eigenvalues)` of the dtype of x: the m / 2 largest eigenvalues, then the m / 2 smallest, in
-        descending order; the entry of each filter that is largest in magnitude is positive. A direction without power
-        (a flat channel, an average reference) has eigenvalue 1/2 and a filter of zeros if r = 0, eigenvalue 0 if r > 0.
+        `CSP(filters, eigenvalues)`, filters of the dtype of x, eigenvalues in at least float32: of the directions that
+        hold data, the m / 2 with the largest eigenvalues and the m / 2 with the smallest, in descending order; the
+        entry of each filter that is largest in magnitude is positive. A direction without data (a flat channel, an
+        average reference) is taken only where those with data are fewer than m, and then stands where its eigenvalue
+        puts it: 1/2 and a filter of zeros if r = 0, eigenvalue 0 and w' B w = 1 if r > 0.
 
     Raises:
-        ValueError: wrong shapes, m odd or not in [2, channels], a negative r, or a class without trials (concrete).
+        ValueError: wrong shapes, no trial or no sample, m odd or not in [2, channels], a negative r, labels that are no
+            integers; where concrete, a class without trials, or x that is not finite in a trial of either class.
 
     Example:
         >>> x = jnp.array([[[2.0, -2.0], [1.0, 1.0]], [[1.0, 1.0], [2.0, -2.0]]])   # each class has its channel
         >>> fit_csp(x, jnp.array([0, 1]), num_filters=2).eigenvalues
         Array([0.8..., 0.1999...], dtype=float32)
     """
-    channels = checks.shapes(("x", x, "n channels time"), ("labels", labels, "n"))["channels"]
+    sizes = checks.shapes(("x", x, "n channels time"), ("labels", labels, "n"))
+    channels = sizes["channels"]
+    if not (sizes["n"] and sizes["time"]):
+        raise ValueError(f"x must hold at least one trial and one sample, got shape {list(jnp.shape(x))}.")
     if num_filters < 2 or num_filters % 2 or num_filters > channels:
         raise ValueError(f"num_filters must be even and in [2, {channels}], the number of channels, got {num_filters}.")
     checks.in_interval("regularization", regularization, 0.0, jnp.inf, closed="left")
-    if checks.is_known(labels) and not {0, 1} <= set(labels.tolist()):
-        raise ValueError(f"labels must hold both 0 and 1, got {sorted(set(labels.tolist()))}.")
-    result, wide = numerics.float_dtypes(x)
-    x = x.astype(wide)
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise ValueError(f"labels must be integers, got {jnp.result_type(labels)}.")
+    if checks.is_known(labels):
+        known = np.asarray(labels)
+        if not {0, 1} <= set(known.tolist()):
+            raise ValueError(f"labels must hold both 0 and 1, got {sorted(set(known.tolist()))}.")
+        if checks.is_known(x):
+            checks.finite("x", np.where(np.isin(known, (0, 1))[:, None, None], x, 0))
+    return _fit_csp(x, labels, regularization, num_filters=num_filters)
 
-    trace = jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)
-    x = x * jnp.where(trace > 0, jax.lax.rsqrt(jnp.where(trace > 0, trace, 1.0)), 0.0)
-    weights = (labels == jnp.arange(2)[:, None]).astype(wide)
-    weights = weights / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1.0)
-    eigenvalues, vectors = linalg.joint_diagonalizer(x, weights, ridge=regularization)
-    kept = jnp.concatenate([jnp.arange(num_filters // 2), jnp.arange(channels - num_filters // 2, channels)])
-    eigenvalues, filters = eigenvalues[::-1][kept], vectors.T[::-1][kept]
+
+@functools.partial(jax.jit, static_argnames="num_filters")
+def _fit_csp(x: jax.Array, labels: jax.Array, regularization: float | jax.Array, *, num_filters: int) -> CSP:
+    result, wide = numerics.float_dtypes(x)
+    member = labels == jnp.arange(2)[:, None]
+    x = jnp.where(jnp.any(member, axis=0)[:, None, None], jnp.asarray(x, wide), 0.0)
+    size = distances.norm(x, axis=(1, 2), keepdims=True)
+    x = x / jnp.where(size > 0, size, 1.0)
+    weights = member / jnp.maximum(jnp.sum(member, axis=1, keepdims=True), 1).astype(wide)
+    eigenvalues, vectors, rank = linalg.joint_diagonalizer(x, weights, ridge=regularization)
+
+    half = num_filters // 2
+    # With data first, ascending: `half` from either end; where they do not suffice, all of them and some of the rest.
+    rank = jnp.maximum(rank, num_filters)
+    kept = jnp.concatenate([jnp.arange(half), rank - half + jnp.arange(half)])
+    kept = kept[jnp.argsort(-eigenvalues[kept])]
+    eigenvalues, filters = eigenvalues[kept], vectors.T[kept]
     largest = jnp.take_along_axis(filters, jnp.argmax(jnp.abs(filters), axis=1, keepdims=True), axis=1)
-    return CSP((filters * jnp.where(largest < 0, -1.0, 1.0)).astype(result), eigenvalues.astype(result))
+    return CSP((filters * jnp.where(largest < 0, -1.0, 1.0)).astype(result), eigenvalues)
 
 
 def csp_features(x: jax.Array, filters: jax.Array) -> jax.Array:
@@ -311,24 +340,42 @@ def csp_features(x: jax.Array, filters: jax.Array) -> jax.Array:
         x, filters: `[n, channels, time]` and `[m, channels]` float.
 
     Returns:
-        `[n, m]` of the dtype of the inputs' promotion. They do not change when a trial is scaled or a filter changes
-        its sign. The smallest positive number stands for a power of zero, so that they are finite.
+        `[n, m]` in at least float32. They do not change when a trial is scaled or a filter changes its sign. A share
+        below the smallest normal number, and so that of a filter of zeros, counts as that number, about exp(-87), in
+        every trial. In a trial without any power all shares are 1 / m.
 
     Raises:
-        ValueError: wrong shapes.
+        ValueError: wrong shapes, or no sample.
 
     Example:
         >>> csp_features(jnp.array([[[1.0, -1.0], [3.0, 3.0]]]), jnp.eye(2))   # log 0.1, log 0.9
         Array([[-2.302..., -0.105...]], dtype=float32)
     """
-    checks.shapes(("x", x, "n channels time"), ("filters", filters, "m channels"))
-    result, wide = numerics.float_dtypes(x, filters)
-    x, filters = x.astype(wide), filters.astype(wide)
-    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True))
-    x = x / jnp.where(peak > 0, peak, 1.0)  # volts, squared, would leave float32
-    power = jnp.mean(jnp.square(jnp.einsum("mc,nct->nmt", filters, x, precision="highest")), axis=-1)
-    power = jnp.maximum(power, jnp.finfo(wide).tiny)
-    return (jnp.log(power) - jnp.log(jnp.sum(power, axis=-1, keepdims=True))).astype(result)
+    sizes = checks.shapes(("x", x, "n channels time"), ("filters", filters, "m channels"))
+    if not sizes["time"]:
+        raise ValueError(f"x must hold at least one sample, got shape {list(jnp.shape(x))}.")
+    _, wide = numerics.float_dtypes(x, filters)
+    x, filters = jnp.asarray(x, wide), jnp.asarray(filters, wide)
+    x, _ = _unit_peak(x, (1, 2))  # volts, squared, would leave float32
+    filters, size = _unit_peak(filters, 1)
+    mean = jnp.mean(x, axis=-1, keepdims=True)  # apart: an offset far above the signal is left out by many filters
+    output = jnp.einsum("mc,nct->nmt", filters, x - mean, precision="highest")
+    output = output + jnp.einsum("mc,nct->nmt", filters, mean, precision="highest")
+    power = jnp.mean(jnp.square(output), axis=-1)
+    has_power = power > 0
+    log_power = jnp.where(has_power, jnp.log(jnp.where(has_power, power, 1.0)) + 2 * jnp.log(size[:, 0]), -jnp.inf)
+    silent = ~jnp.any(has_power, axis=-1, keepdims=True)
+    share = numerics.log_normalize(jnp.where(silent, 0.0, log_power))
+    return jnp.maximum(share, math.log(jnp.finfo(wide).tiny))
+
+
+def _unit_peak(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """`x` with a largest magnitude in [1, 2) over `axis`, and the power of two that it was divided by; zeros stay."""
+    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
+    peak = jnp.where(peak < jnp.finfo(x.dtype).tiny, 1.0, peak)
+    mantissa, _ = jnp.frexp(peak)
+    scale = peak / (2 * mantissa)
+    return x / scale, scale
 
 
 class LDA(NamedTuple):
@@ -344,36 +391,61 @@ def fit_lda(features: jax.Array, labels: jax.Array, *, num_classes: int, shrinka
         S = (1/n) sum_i (f_i - mu_{y_i}) (f_i - mu_{y_i})',    S <- (1 - s) S + s tr(S) / d I,
         weights S^-1 mu_k,    bias -mu_k' S^-1 mu_k / 2 + log(n_k / n)
 
+    Features far from zero: with g the mean of all rows, the scores above are as large as g' S^-1 g, and rounding them
+    hides by what classes differ. Where that exceeds eps^-1/2 (g some 54 standard deviations off, in float32), what all
+    classes have in common is left out of the scores, which moves none against another:
+
+        weights S^-1 (mu_k - g),    bias -(mu_k - g)' S^-1 (mu_k - g) / 2 - g . weights_k + log(n_k / n)
+
     Args:
         features: `[n, d]` float.
-        labels: `[n]` int in 0, ..., k - 1.
+        labels: `[n]` int in 0, ..., k - 1. Where they are traced, rows with another label are left out.
         num_classes: k, static.
         shrinkage: s in [0, 1].
 
     Returns:
-        `LDA(weights, bias)` of the dtype of features; the softmax of the scores is the model's posterior. A class
-        without rows has a bias of -inf. Directions in which S is zero are left out.
+        `LDA(weights, bias)` in at least float32; the softmax of the scores is the model's posterior. A class without
+        rows has weights of 0 and a bias of -inf. Directions in which S is zero are left out.
 
     Raises:
-        ValueError: wrong shapes, no class, or s outside [0, 1].
+        ValueError: wrong shapes, no row, no class, or s outside [0, 1]; labels that are no integers; where concrete,
+            a label that is no class, or features that are not finite.
 
     Example:
         >>> fit_lda(jnp.array([[0.0], [2.0], [4.0], [6.0]]), jnp.array([0, 0, 1, 1]), num_classes=2).weights
         Array([[1., 5.]], dtype=float32)
     """
-    dim = checks.shapes(("features", features, "n d"), ("labels", labels, "n"))["d"]
+    sizes = checks.shapes(("features", features, "n d"), ("labels", labels, "n"))
+    if not sizes["n"]:
+        raise ValueError(f"features must hold at least one row, got shape {list(jnp.shape(features))}.")
     checks.in_interval("num_classes", num_classes, 1, jnp.inf, closed="left")
     checks.in_interval("shrinkage", shrinkage, 0.0, 1.0)
-    result, wide = numerics.float_dtypes(features)
-    features = features.astype(wide)
-    member = (labels[:, None] == jnp.arange(num_classes)).astype(wide)
-    means, pooled = linalg.class_moments(features, member)
-    pooled = (1 - shrinkage) * pooled + shrinkage * jnp.trace(pooled) / dim * jnp.eye(dim, dtype=wide)
-    root = linalg.whitening(pooled)
+    checks.labels("labels", labels, num_classes)
+    checks.finite("features", features)
+    return _fit_lda(features, labels, shrinkage, num_classes=num_classes)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _fit_lda(features: jax.Array, labels: jax.Array, shrinkage: float | jax.Array, *, num_classes: int) -> LDA:
+    _, wide = numerics.float_dtypes(features)
+    member = (jnp.asarray(labels)[:, None] == jnp.arange(num_classes)).astype(wide)
+    counted = jnp.any(member > 0, axis=1)
+    x, unit = _unit_peak(jnp.where(counted[:, None], jnp.asarray(features, wide), 0.0), 0)
+
+    centre = jax.lax.stop_gradient(jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(counted), 1))  # any point near the data
+    apart, pooled = linalg.class_moments(x - centre, member)  # mu_k - centre, S
+    scale = jnp.maximum(unit[0] / jnp.max(unit), jnp.finfo(wide).eps ** 2)
+    variance = jnp.mean(jnp.diagonal(pooled) * jnp.square(scale))  # tr(S) / d is of the features as they came
+    root = linalg.whitening((1 - shrinkage) * pooled + jnp.diag(shrinkage * variance / jnp.square(scale)))
+
+    far_off = jnp.sum(jnp.square(jnp.matmul(centre, root, precision="highest"))) > jnp.finfo(wide).eps ** -0.5
+    counts = jnp.sum(member, axis=0)
+    means = jnp.where(counts[:, None] > 0, apart + jnp.where(far_off, 0.0, centre), 0.0)
     whitened = jnp.matmul(means, root, precision="highest")
     weights = jnp.matmul(root, whitened.T, precision="highest")
-    bias = jnp.log(jnp.mean(member, axis=0)) - jnp.sum(jnp.square(whitened), axis=1) / 2
-    return LDA(weights.astype(result), bias.astype(result))
+    at_centre = jnp.where(far_off, jnp.matmul(centre, weights, precision="highest"), 0.0)
+    prior = jnp.log(counts / jnp.sum(counts))
+    return LDA(weights / unit[0][:, None], prior - jnp.sum(jnp.square(whitened), axis=1) / 2 - at_centre)
 
 
 def hinge_loss(scores: jax.Array, labels: jax.Array) -> jax.Array:
@@ -384,7 +456,7 @@ def hinge_loss(scores: jax.Array, labels: jax.Array) -> jax.Array:
         labels: `[batch]`, y, -1 or 1.
 
     Returns:
-        `[batch]` of the dtype of scores.
+        `[batch]` in at least float32.
 
     Raises:
         ValueError: other shapes, or labels that are not -1 or 1 (where concrete).
@@ -394,7 +466,7 @@ def hinge_loss(scores: jax.Array, labels: jax.Array) -> jax.Array:
         Array([0. , 0.5, 2. ], dtype=float32)
     """
     checks.shapes(("scores", scores, "batch"), ("labels", labels, "batch"))
-    if checks.is_known(labels) and not set(labels.tolist()) <= {-1, 1}:
-        raise ValueError(f"labels must be -1 or 1, got {sorted(set(labels.tolist()))}.")
-    result, wide = numerics.float_dtypes(scores)
-    return jnp.maximum(0.0, 1.0 - labels.astype(wide) * scores.astype(wide)).astype(result)
+    if checks.is_known(labels) and not set(np.asarray(labels).tolist()) <= {-1, 1}:
+        raise ValueError(f"labels must be -1 or 1, got {sorted(set(np.asarray(labels).tolist()))}.")
+    _, wide = numerics.float_dtypes(scores)
+    return jnp.maximum(0.0, 1.0 - jnp.asarray(labels, wide) * jnp.asarray(scores, wide))

@@ -58,3 +58,81 @@ def test_class_moments_are_numpys():
     np.testing.assert_allclose(means[:3], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(means[3], 0.0)
     np.testing.assert_allclose(covariance, np.cov((x - expected[label]).T, bias=True), rtol=1e-4, atol=1e-5)
+
+
+def test_class_moments_leave_rows_of_no_class_out_and_keep_their_digits_far_from_zero():
+    rng = np.random.default_rng(6)
+    label = np.arange(24) % 4 - 1  # a quarter is of no class
+    x = (rng.normal(size=(24, 3)) + 1e4).astype(np.float32)
+    x[label < 0] = np.nan
+    means, covariance = linalg.class_moments(jnp.asarray(x), jax.nn.one_hot(label, 3))
+    exact, label = x[label >= 0].astype(np.float64), label[label >= 0]
+    expected = np.stack([exact[label == k].mean(0) for k in range(3)])
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
+    np.testing.assert_allclose(covariance, np.cov((exact - expected[label]).T, bias=True), rtol=1e-4, atol=1e-5)
+
+
+def test_generalized_eigh_puts_directions_without_b_last_whatever_a_is_there():
+    a, b = positive(7), positive(8, rank=3).at[4].set(0.0).at[:, 4].set(0.0)
+    values, vectors = linalg.generalized_eigh(a - 4 * jnp.eye(5), b)
+    rank = np.linalg.matrix_rank(np.asarray(b), tol=1e-3)
+    assert (np.diff(values[:rank]) >= 0).all()
+    np.testing.assert_array_equal(values[rank:], 0.0)
+    np.testing.assert_array_equal(vectors[:, rank:], 0.0)
+    np.testing.assert_allclose(vectors.T @ b @ vectors, np.diag(np.arange(5) < rank), atol=1e-3)
+
+
+def test_derivative_of_eigenvalues_is_scipys_difference_and_finite_where_they_are_equal():
+    a, b, direction = positive(9), positive(10, rank=9), positive(11)
+    values, slope = jax.jvp(lambda a: linalg.generalized_eigh(a, b)[0], (a,), (direction,))
+    exact = [np.asarray(array, np.float64) for array in (a, b, direction)]
+    moved = [scipy_linalg.eigh(exact[0] + t * exact[2], exact[1], eigvals_only=True) for t in (-1e-5, 1e-5)]
+    np.testing.assert_allclose(slope, (moved[1] - moved[0]) / 2e-5, rtol=2e-3, atol=2e-3 * np.abs(values).max())
+    singular = jnp.diag(jnp.array([1.0, 1.0, 0.0, 0.0]))
+    gradient = jax.grad(lambda b: sum(part.sum() for part in linalg.generalized_eigh(jnp.eye(4), b)))(singular)
+    assert np.isfinite(gradient).all()
+
+
+def scaled_trials(seed, spread, n=12, time=60):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(5, 5)) * np.logspace(0, spread, 5)[:, None]
+    return np.einsum("cd,ndt->nct", mixing, rng.normal(size=(n, 5, time))).astype(np.float32)
+
+
+@pytest.mark.parametrize("spread", [0, 6, -9])
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_joint_diagonalizer_is_scipys_for_channels_of_any_scale(spread, ridge):
+    x = scaled_trials(12, spread)
+    member = np.arange(12)[None] % 2 == np.arange(2)[:, None]
+    values, vectors, rank = linalg.joint_diagonalizer(
+        jnp.asarray(x), jnp.asarray(member / 6.0, jnp.float32), ridge=ridge
+    )
+    exact = np.einsum("ki,ict,idt->kcd", member / 6.0, x.astype(np.float64), x.astype(np.float64))
+    composite = exact.sum(0) + ridge * np.trace(exact.sum(0)) / 5 * np.eye(5)
+    scale = 1 / np.sqrt(np.diagonal(composite))  # which SciPy needs, too
+    expected = scipy_linalg.eigh(
+        exact[0] * scale[:, None] * scale, composite * scale[:, None] * scale, eigvals_only=True
+    )
+    assert rank == 5
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+    w = np.asarray(vectors, np.float64)
+    np.testing.assert_allclose(w.T @ composite @ w, np.eye(5), atol=1e-3)
+
+
+def test_joint_diagonalizer_resolves_directions_that_squares_would_drown():
+    """A channel that is the sum of two others to one part in 1000, which the second moments know to no digit."""
+    x = scaled_trials(13, 0).astype(np.float64)
+    x[:, 4] = x[:, 0] + x[:, 1] + 1e-3 * x[:, 4]
+    x = x.astype(np.float32)
+    member = np.arange(12)[None] % 2 == np.arange(2)[:, None]
+    values, _, rank = linalg.joint_diagonalizer(jnp.asarray(x), jnp.asarray(member / 6.0, jnp.float32))
+    exact = np.einsum("ki,ict,idt->kcd", member / 6.0, x.astype(np.float64), x.astype(np.float64))
+    assert rank == 5
+    np.testing.assert_allclose(values, scipy_linalg.eigh(exact[0], exact.sum(0), eigvals_only=True), atol=1e-4)
+
+
+def test_joint_diagonalizer_of_nothing_has_no_rank():
+    values, vectors, rank = linalg.joint_diagonalizer(jnp.zeros((3, 4, 5)), jnp.ones((2, 3)))
+    assert rank == 0
+    np.testing.assert_array_equal(values, 0.5)
+    np.testing.assert_array_equal(vectors, 0.0)

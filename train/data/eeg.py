@@ -1,5 +1,9 @@
-"""Epochs of electroencephalograms: simulated ones, where the truth is known, and those that MNE has cut."""
+"""Epochs of electroencephalograms: simulated ones, where the truth is known, those that MNE has cut, and a user's own.
 
+What a user hands in passes `check_recording` once, before anything is learned from it.
+"""
+
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core import checks
+from .arrays import first_nonfinite
+
+logger = logging.getLogger(__name__)
 
 
 class Recording(NamedTuple):
@@ -103,6 +110,74 @@ def pink_noise(*, key: jax.Array, shape: tuple[int, ...], num_samples: int) -> j
     return jnp.fft.irfft(amplitude * (real + 1j * imaginary), n=num_samples)
 
 
+def check_recording(recording: Recording) -> Recording:
+    """A recording that someone else made, as classifiers take it.
+
+    Args:
+        recording: anything with `x` `[n, channels, time]` real, `label` and `subject` `[n]` integers: arrays, or what
+            becomes one.
+
+    Returns:
+        `Recording` of float32, int32 and integers, on the host. Labels other than 0, ..., k - 1 are numbered so in
+        their order, which is logged as a warning.
+
+    Raises:
+        ValueError: names what is missing or has another shape or dtype, the first trial and channel that holds a NaN,
+            an infinity or what float32 cannot hold, or the only class.
+
+    Example:
+        >>> check_recording(Recording(np.zeros((2, 3, 4)), [0, 1], [0, 0, 1]))
+        Traceback (most recent call last):
+        ValueError: subject must have shape [n] with n = 2 as in x, got shape [3].
+    """
+    missing = [name for name in Recording._fields if not hasattr(recording, name)]
+    if missing:
+        raise ValueError(
+            f"a recording must have x, label and subject, got {type(recording).__name__} without {missing}."
+        )
+    x, label, subject = (_array(name, getattr(recording, name)) for name in Recording._fields)
+    sizes = checks.shapes(("x", x, "n channels time"), ("label", label, "n"), ("subject", subject, "n"))
+    if not all(sizes.values()):
+        raise ValueError(f"x must hold at least one trial, channel and sample, got shape {list(x.shape)}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.kind not in "iu":
+        raise ValueError(f"x must be real numbers, got {x.dtype}.")
+    for name, values in (("label", label), ("subject", subject)):
+        if values.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} must be integers, got {values.dtype}; np.unique({name}, return_inverse=True)[1] numbers "
+                f"whatever it holds."
+            )
+    x = _finite32(x)
+    classes, numbered = np.unique(label, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"label must hold at least two classes, got {classes[0]} in every trial.")
+    if not np.array_equal(classes, np.arange(len(classes))):
+        logger.warning("labels %s are taken as classes 0 to %d", ", ".join(map(str, classes)), len(classes) - 1)
+    return Recording(x, numbered.astype(np.int32), subject)
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name} must be an array, with one shape for all trials: {error}.") from error
+
+
+def _finite32(x: np.ndarray) -> np.ndarray:
+    """`x` `[n, channels, time]` as float32; refuses what is not finite then."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is an infinity, and told as one
+        narrow = np.asarray(x, np.float32)
+    trial = first_nonfinite(narrow)
+    if trial is not None:
+        bad = ~np.isfinite(narrow)
+        _, channel, sample = np.argwhere(bad)[0]
+        raise ValueError(
+            f"x must be finite, got {x[trial, channel, sample]} in trial {trial}, channel {channel}, sample {sample}; "
+            f"{bad.any((1, 2)).sum()} of {len(x)} trials hold such values: leave them out, or interpolate the channel."
+        )
+    return narrow
+
+
 def from_epochs(epochs: Sequence[Any], *, sampling_rate: float, event_id: Mapping[str, int] | None = None) -> Recording:
     """A recording of MNE's epochs, in microvolts; MNE itself is not needed.
 
@@ -114,13 +189,15 @@ def from_epochs(epochs: Sequence[Any], *, sampling_rate: float, event_id: Mappin
             codes that occur, in ascending order.
 
     Raises:
-        ValueError: no epochs, another sampling rate, or subjects whose channels or lengths differ.
+        ValueError: no epochs, another sampling rate, subjects whose channels or lengths differ, another number of
+            events than of epochs, an event_id without codes, with one code twice or with one that no epoch has, or a
+            NaN or an infinity in an epoch that is taken.
     """
     if not epochs:
         raise ValueError("epochs must hold at least one subject's, got none.")
     for each in epochs:
         rate = float(each.info["sfreq"])
-        if abs(rate - sampling_rate) > 1e-6 * sampling_rate:
+        if not abs(rate - sampling_rate) <= 1e-6 * sampling_rate:
             raise ValueError(
                 f"epochs must be sampled at {sampling_rate:g} Hz, got {rate:g} Hz; epochs.resample({sampling_rate:g}) "
                 f"brings them there."
@@ -129,9 +206,31 @@ def from_epochs(epochs: Sequence[Any], *, sampling_rate: float, event_id: Mappin
     if len({array.shape[1:] for array in arrays}) > 1:
         shapes = sorted({array.shape[1:] for array in arrays})
         raise ValueError(f"epochs must have the same channels and samples for every subject, got {shapes}.")
-    codes = np.concatenate([np.asarray(each.events)[:, 2] for each in epochs])
-    known = list(event_id.values()) if event_id else sorted(set(codes.tolist()))
-    label = np.array([known.index(code) if code in known else -1 for code in codes.tolist()], np.int32)
+    events = [np.asarray(each.events) for each in epochs]
+    for number, (array, rows) in enumerate(zip(arrays, events, strict=True)):
+        if rows.shape != (len(array), 3):
+            raise ValueError(
+                f"epochs: events must have shape [n, 3] with n = {len(array)} epochs of subject {number}, got shape "
+                f"{list(rows.shape)}."
+            )
+    codes = np.concatenate(events)[:, 2].tolist()
+    known = sorted(set(codes)) if event_id is None else _known_codes(event_id, codes)
+    label = np.array([known.index(code) if code in known else -1 for code in codes], np.int32)
     subject = np.repeat(np.arange(len(arrays), dtype=np.int32), [len(array) for array in arrays])
-    x = (1e6 * np.concatenate(arrays)).astype(np.float32)
-    return Recording(x[label >= 0], label[label >= 0], subject[label >= 0])
+    taken = label >= 0
+    return Recording(_finite32(1e6 * np.concatenate(arrays)[taken]), label[taken], subject[taken])
+
+
+def _known_codes(event_id: Mapping[str, int], codes: Sequence[int]) -> list[int]:
+    known = list(event_id.values())
+    if not known:
+        raise ValueError("event_id must name at least one code, or be None for all that occur; got none.")
+    twice = [name for name, code in event_id.items() if known.count(code) > 1]
+    if twice:
+        raise ValueError(
+            f"event_id must have a code of its own for each name, got {dict(event_id)} with one for {twice}."
+        )
+    absent = {name: code for name, code in event_id.items() if code not in set(codes)}
+    if absent:
+        raise ValueError(f"event_id must hold codes that occur, {sorted(set(codes))}, got {absent}.")
+    return known

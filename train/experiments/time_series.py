@@ -13,6 +13,7 @@ A simulated recording is drawn anew for every seed, the same for every arm.
 
 import functools
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -25,7 +26,7 @@ from ...core.networks import eeg
 from ...methods.layers import imagined_speech
 from .. import plots
 from ..config import resolve_arm
-from ..data.eeg import Recording, simulate_eeg
+from ..data.eeg import Recording, check_recording, simulate_eeg
 from ..data.sources import Arrays
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
@@ -105,20 +106,44 @@ def source_of(config: ConfigDict) -> Source:
     """The source that `config.data` names.
 
     Raises:
-        ValueError: no such source, or settings that the simulation refuses.
+        ValueError: no such source, settings that the simulation refuses, a recording that `check_recording` refuses, or
+            folds one of which would train on no example of a class.
     """
     settings = config.data.to_dict()
-    name, _ = settings.pop("name"), settings.pop("folds")
+    name, folds = settings.pop("name"), settings.pop("folds")
     if name == SIMULATED:
         simulate = functools.partial(simulate_eeg, **settings)
         subject = np.repeat(np.arange(settings["num_subjects"]), settings["trials_per_subject"])
         return Source(subject, len(settings["frequencies"]), lambda key: simulate(key=key)[:2])
-    module, _, function = name.partition(":")
-    if not function:
+    recording = _checked(_function_of(name))
+    num_classes = int(recording.label.max()) + 1
+    for fold, (train, _) in enumerate(split_folds(recording.subject, folds)):
+        missing = sorted(set(range(num_classes)) - set(recording.label[train].tolist()))
+        if missing:
+            raise ValueError(
+                f"data.folds = {folds}: without fold {fold}, no subject is left who has class {missing[0]}; subjects "
+                f"are dealt to folds in turn, and each class must be in two folds."
+            )
+    x, label = jnp.asarray(recording.x), jnp.asarray(recording.label)
+    return Source(recording.subject, num_classes, lambda key: (x, label))
+
+
+def _function_of(name: str) -> Callable[[], Recording]:
+    module, _, attribute = name.partition(":")
+    if not attribute:
         raise ValueError(f'data.name must be {SIMULATED!r} or "module:function", got {name!r}.')
-    recording: Recording = getattr(importlib.import_module(module), function)()
-    x, label = jnp.asarray(recording.x, jnp.float32), jnp.asarray(recording.label, jnp.int32)
-    return Source(np.asarray(recording.subject), int(label.max()) + 1, lambda key: (x, label))
+    try:
+        function = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"data.name: {name!r} cannot be imported: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"data.name: {module} has no function {attribute!r}.")
+    return cast(Callable[[], Recording], function)
+
+
+@functools.lru_cache(maxsize=1)  # arms and seeds ask for it again, and the notes on it are logged once
+def _checked(function: Callable[[], Recording]) -> Recording:
+    return check_recording(function())
 
 
 def recording_keys(init_key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -156,7 +181,7 @@ def fold_tables(subject: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray
 def scores(confusion: jax.Array) -> dict[str, jax.Array]:
     """Accuracy, and precision, recall and F1 averaged over classes, from counts `[..., true, predicted]`.
 
-    A ratio of nothing to nothing counts as 0.
+    A ratio of nothing to nothing counts as 0. A class without any example, true or predicted, is in no average.
     """
 
     def ratio(part, whole):
@@ -170,7 +195,8 @@ def scores(confusion: jax.Array) -> dict[str, jax.Array]:
         "recall": ratio(hits, true),
         "f1": ratio(2 * hits, predicted + true),
     }
-    means = {name: jnp.mean(value, axis=-1) for name, value in by_class.items()}
+    classes = jnp.sum(predicted + true > 0, axis=-1)
+    means = {name: ratio(jnp.sum(value, axis=-1), classes) for name, value in by_class.items()}
     return {"accuracy": ratio(jnp.sum(hits, axis=-1), jnp.sum(true, axis=-1)), **means}
 
 
@@ -220,7 +246,7 @@ def make_objective(config: ConfigDict, source: Source) -> Objective:
         confusion = jax.vmap(of_fold)(params, variables["stats"], x, label, rows.T)
         return {name: jnp.mean(value) for name, value in scores(confusion).items()}
 
-    return Objective(init, loss, evaluate)
+    return Objective(init, loss, evaluate, couples=True)  # by the moments of the batch norms
 
 
 def build(config: ConfigDict) -> Task:
@@ -251,9 +277,11 @@ def project(params: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def max_norm_adam(learning_rate: optax.ScalarOrSchedule, **options: Any) -> optax.GradientTransformation:
+def max_norm_adam(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, **options: Any
+) -> optax.GradientTransformation:
     """Adam whose update ends where `project` takes it: give it as `optimizer.name`, "module:max_norm_adam"."""
-    inner = optax.adam(learning_rate, **options)
+    inner = optax.adam(learning_rate, b1, b2, eps, **options)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = inner.update(updates, state, params)
@@ -267,8 +295,17 @@ def max_norm_adam(learning_rate: optax.ScalarOrSchedule, **options: Any) -> opta
 
 
 def run(config: ConfigDict, *, seed: int) -> dict[str, float]:
-    """A pipeline on the recording that networks of this seed have."""
+    """A pipeline on the recording that networks of this seed have.
+
+    Raises:
+        ValueError: a recording of more than two classes, or what `source_of` and `split_folds` refuse.
+    """
     source = source_of(config)
+    if source.num_classes != 2:
+        raise ValueError(
+            f"method.classifier = {config.method.classifier!r} tells two classes apart, by their covariances; the "
+            f"recording has {source.num_classes}."
+        )
     x, label = recording_of(config, seed)
     rows = []
     for train, test in split_folds(source.subject, config.data.folds):
@@ -286,13 +323,15 @@ def recording_of(config: ConfigDict, seed: int) -> tuple[np.ndarray, np.ndarray]
     They are in its variables, drawn by `init` from the key that the engine hands it, the first half of the seed's.
     """
     init_key = jax.random.split(jax.random.key(seed))[0]
-    x, label = _compiled_draw(tuple(config.data.to_dict().items()))(recording_keys(init_key)[0])
+    draw = _compiled_draw(config.data.to_json()) if config.data.name == SIMULATED else source_of(config).draw
+    x, label = draw(recording_keys(init_key)[0])
     return np.asarray(x), np.asarray(label)
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled_draw(settings: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    return jax.jit(source_of(ConfigDict(dict(data=dict(settings)))).draw)
+def _compiled_draw(settings: str) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """The draw of a simulation, from its settings in JSON: whatever they hold, they can be looked up."""
+    return jax.jit(source_of(ConfigDict(dict(data=json.loads(settings)))).draw)
 
 
 def _choose(config: ConfigDict, source: Source, x, label, train: np.ndarray) -> tuple[int, float]:
@@ -307,6 +346,11 @@ def _choose(config: ConfigDict, source: Source, x, label, train: np.ndarray) -> 
     for num_filters in config.method.num_filters:
         halves = []
         for fit, held in split_folds(group, 2):
+            if len(set(label[train[fit]].tolist())) < source.num_classes:
+                raise ValueError(
+                    "method.num_filters and method.costs are chosen on halves of the training subjects, one of which "
+                    "has examples of a single class; give one number of filters, and one cost."
+                )
             halves.append((*_features(x, label, train[fit], train[held], num_filters), label[train[held]]))
         for cost in costs:
             hits = [np.mean(_classifier(config, cost).fit(*seen).predict(new) == true) for seen, new, true in halves]
@@ -321,7 +365,7 @@ def _fit_predict(config: ConfigDict, x, label, train, test, num_filters: int, co
 
 def _features(x, label, train, test, num_filters: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Training features with their labels, and test features, of filters that are fitted to the training epochs."""
-    filters = _fit_csp(x[train], label[train], num_filters=num_filters).filters
+    filters = imagined_speech.fit_csp(x[train], label[train], num_filters=num_filters).filters
     return (np.asarray(_csp_features(x[train], filters)), label[train]), np.asarray(_csp_features(x[test], filters))
 
 
@@ -336,7 +380,6 @@ def _classifier(config: ConfigDict, cost: float) -> Any:
     return make_pipeline(StandardScaler(), SVC(C=cost))
 
 
-_fit_csp = jax.jit(imagined_speech.fit_csp, static_argnames="num_filters")
 _csp_features = jax.jit(imagined_speech.csp_features)
 
 

@@ -65,11 +65,28 @@ def test_remat_changes_no_gradient():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_stays_close():
-    network, params = make()
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_bfloat16_stays_close_and_its_outputs_are_not_rounded(dtype):
+    network, params = make(dtype=dtype)
     half = outputs_of(network, jax.tree.map(lambda p: p.astype(jnp.bfloat16), params), X.astype(jnp.bfloat16))
-    assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype(jnp.float32), outputs_of(network, params, X), atol=0.05)
+    assert half.dtype == jnp.float32
+    assert (half != half.astype(jnp.bfloat16)).any()
+    np.testing.assert_allclose(half, outputs_of(make()[0], params, X), atol=0.05)
+
+
+@pytest.mark.parametrize("pool", ["mean", "flatten"])
+def test_no_image_has_no_outputs(pool):
+    network, params = make(pool=pool)
+    assert network.apply(params, X[:0]).shape == (0, 5)
+
+
+def test_brightness_far_above_the_contrast_is_normalised_away():
+    network, params = make(features=(8,))
+    centre = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)  # one tap, so that the border does not see the offset
+    stage = params["params"]["convolution_0"]
+    params = {"params": params["params"] | {"convolution_0": {"kernel": stage["kernel"] * centre}}}
+    expected = outputs_of(network, params, X)
+    np.testing.assert_allclose(outputs_of(network, params, X + 3000.0), expected, atol=5e-3)
 
 
 def test_sharded_batch_gives_the_same_values():

@@ -11,6 +11,9 @@ SIZES = [(5, 1), (40, 9), (40, 16), (10, 31)]  # (samples, taps): one block, sev
 each_size = pytest.mark.parametrize(("samples", "taps"), SIZES)
 
 
+moments = jax.jit(temporal.same_moments)
+
+
 def same(x, kernel):
     """`[..., T]` with `[K, F]` to `[..., T, F]`, in float64."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
@@ -34,17 +37,34 @@ def test_moments_are_those_of_the_outputs(samples, taps):
     x = jax.random.normal(jax.random.key(2), (4, samples)) + jnp.arange(4.0)[:, None]
     kernel = jax.random.normal(jax.random.key(3), (taps, 3))
     y = same(x, kernel)
-    mean, variance = jax.jit(temporal.same_moments)(x, kernel)
+    mean, variance = moments(x, kernel)
     np.testing.assert_allclose(mean, y.mean((0, 1)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(variance, y.var((0, 1)), rtol=1e-4, atol=1e-5)
 
 
-def test_offset_far_above_the_signal_keeps_the_variance():
-    x = jax.random.normal(jax.random.key(4), (16, 64)) + 1000.0
-    kernel = jax.random.uniform(jax.random.key(5), (16, 2), minval=-0.1, maxval=0.1)
-    kernel = kernel - kernel.mean(0)  # blind to the offset, but for the edges
-    _, variance = jax.jit(temporal.same_moments)(x, kernel)
-    np.testing.assert_allclose(variance, same(x, kernel).var((0, 1)), rtol=1e-4)
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+@pytest.mark.parametrize("of_each_row", [False, True])
+@pytest.mark.parametrize("taps", [1, 16])
+@pytest.mark.parametrize("blind", [False, True])
+def test_offset_far_above_the_signal_keeps_the_moments(offset, of_each_row, taps, blind):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(16, 64)) + offset * (rng.normal(size=(16, 1)) if of_each_row else 1.0)
+    kernel = rng.uniform(-0.1, 0.1, size=(taps, 3))
+    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel - (kernel.mean(0) if blind else 0.0), jnp.float32)
+    y = same(x, kernel)
+    mean, variance = moments(x, kernel)
+    np.testing.assert_allclose(mean, y.mean((0, 1)), rtol=1e-6, atol=1e-6 * y.std())
+    np.testing.assert_allclose(variance, y.var((0, 1)), rtol=1e-6 if offset < 1e5 else 1e-4)
+
+
+def test_nothing_has_no_moments():
+    with pytest.raises(ValueError, match=r"x must hold at least one row and one sample, got shape \[0, 5\]"):
+        temporal.same_moments(jnp.zeros((0, 5)), jnp.ones((3, 2)))
+
+
+def test_no_rows_have_no_outputs():
+    assert temporal.depthwise_same(jnp.zeros((0, 5, 3, 2)), jnp.ones((4, 3))).shape == (0, 5, 3, 2)
+    assert temporal.convolve_valid(jnp.zeros((0, 5, 3)), jnp.ones((4, 3, 7))).shape == (0, 2, 7)
 
 
 def test_gradient_of_the_moments_is_that_of_the_outputs():
@@ -55,11 +75,13 @@ def test_gradient_of_the_moments_is_that_of_the_outputs():
         y = temporal.depthwise_same(x[:, :, None, None], kernel[:, :1])[..., 0]
         return jnp.var(y) + 2 * jnp.mean(y)
 
-    def moments(x, kernel):
+    def from_moments(x, kernel):
         mean, variance = temporal.same_moments(x, kernel)
         return variance[0] + 2 * mean[0]
 
-    for one, other in zip(*(jax.jit(jax.grad(f, argnums=(0, 1)))(x, kernel) for f in (formed, moments)), strict=True):
+    for one, other in zip(
+        *(jax.jit(jax.grad(f, argnums=(0, 1)))(x, kernel) for f in (formed, from_moments)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 

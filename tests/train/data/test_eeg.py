@@ -112,6 +112,32 @@ def test_epochs_become_microvolts_with_labels_and_subjects():
     np.testing.assert_array_equal(chosen.subject, [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("event_id", "message"),
+    [
+        ({}, "event_id must name at least one code"),
+        ({"speech": 3, "idle": 3}, r"event_id must have a code of its own for each name, .* \['speech', 'idle'\]"),
+        ({"speech": 3, "idle": 5}, r"event_id must hold codes that occur, \[3, 7\], got \{'idle': 5\}"),
+    ],
+)
+def test_wrong_codes_are_named(event_id, message):
+    with pytest.raises(ValueError, match=message):
+        eeg.from_epochs([Epochs([3, 7, 3])], sampling_rate=128, event_id=event_id)
+
+
+def test_hole_in_an_epoch_that_is_taken_is_named():
+    epochs = Epochs([3, 7, 3])
+    epochs.get_data()[1, 2, 5] = np.nan
+    with pytest.raises(ValueError, match="got nan in trial 1, channel 2, sample 5; 1 of 3 trials"):
+        eeg.from_epochs([epochs], sampling_rate=128)
+    assert np.isfinite(eeg.from_epochs([epochs], sampling_rate=128, event_id={"speech": 3}).x).all()
+    epochs.events = epochs.events[:2]
+    with pytest.raises(
+        ValueError, match=r"events must have shape \[n, 3\] with n = 3 epochs of subject 0, got .* \[2, 3\]"
+    ):
+        eeg.from_epochs([epochs], sampling_rate=128)
+
+
 def test_another_sampling_rate_is_refused_and_says_what_helps():
     with pytest.raises(ValueError, match=r"sampled at 128 Hz, got 256 Hz; epochs.resample\(128\)"):
         eeg.from_epochs([Epochs([1, 2]), Epochs([1, 2], rate=256.0)], sampling_rate=128.0)
@@ -135,3 +161,67 @@ def test_mnes_own_epochs_are_read():
     np.testing.assert_array_equal(label, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="got 64 Hz"):
         eeg.from_epochs([epochs], sampling_rate=128.0)
+
+
+# --- what a user hands in
+
+OWN = dict(x=np.zeros((4, 3, 8)), label=np.array([0, 1, 0, 1]), subject=np.array([5, 5, 7, 7]))
+
+
+def own(**changes):
+    return eeg.Recording(**OWN | changes)
+
+
+def with_entry(value, dtype=np.float64):
+    x = np.zeros((4, 3, 8), dtype)
+    x[2, 1, 6] = x[3, 0, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "x", [OWN["x"], OWN["x"].astype(np.int16), jnp.zeros((4, 3, 8), jnp.bfloat16), OWN["x"].tolist()]
+)
+def test_good_recording_becomes_float32_with_its_labels(x, caplog):
+    got = eeg.check_recording(own(x=x))
+    assert (got.x.dtype, got.label.dtype, got.x.shape) == (np.float32, np.int32, (4, 3, 8))
+    np.testing.assert_array_equal(got.label, OWN["label"])
+    np.testing.assert_array_equal(got.subject, OWN["subject"])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("values", [(1, 2), (-1, 1), (0, 5), (769, 770)])
+def test_other_labels_are_numbered_with_a_note(values, caplog):
+    got = eeg.check_recording(own(label=np.array(values)[[1, 0, 1, 0]]))
+    np.testing.assert_array_equal(got.label, [1, 0, 1, 0])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"labels {values[0]}, {values[1]} are taken as classes 0 to 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recording", "message"),
+    [
+        (tuple(OWN.values()), "a recording must have x, label and subject, got tuple without"),
+        (None, "a recording must have x, label and subject, got NoneType without"),
+        (own(x=np.zeros((4, 8))), r"x must have shape \[n, channels, time\], got shape \[4, 8\]"),
+        (own(x=[[[1.0], [2.0, 3.0]]] * 4), "x must be an array, with one shape for all trials"),
+        (own(x=np.zeros((4, 3, 0))), "x must hold at least one trial, channel and sample"),
+        (eeg.Recording(np.zeros((0, 3, 8)), np.zeros(0, int), np.zeros(0, int)), "x must hold at least one trial"),
+        (own(x=np.zeros((4, 3, 8), complex)), "x must be real numbers, got complex128"),
+        (own(x=np.full((4, 3, 8), "1")), "x must be real numbers, got <U1"),
+        (own(label=OWN["label"][:3]), r"label must have shape \[n\] with n = 4 as in x, got shape \[3\]"),
+        (own(label=np.eye(2)[OWN["label"]]), r"label must have shape \[n\]"),
+        (own(label=np.array([0.0, 1.0, 0.0, 1.0])), "label must be integers, got float64"),
+        (own(label=np.array(["a", "b"] * 2)), "label must be integers, got <U1; np.unique"),
+        (own(label=np.full(4, 3)), "label must hold at least two classes, got 3 in every trial"),
+        (own(subject=np.array([0, 1])), r"subject must have shape \[n\] with n = 4 as in x, got shape \[2\]"),
+        (own(subject=None), "subject must have shape"),
+        (own(subject=np.array(["s1", "s2"] * 2)), "subject must be integers, got <U2"),
+        (own(x=with_entry(np.nan)), "got nan in trial 2, channel 1, sample 6; 2 of 4 trials hold such values"),
+        (own(x=with_entry(-np.inf, np.float32)), "got -inf in trial 2, channel 1, sample 6"),
+        (own(x=with_entry(1e300)), r"got 1e\+300 in trial 2, channel 1, sample 6"),
+    ],
+)
+def test_bad_recording_is_named_at_the_door(recording, message):
+    with pytest.raises(ValueError, match=message):
+        eeg.check_recording(recording)

@@ -71,6 +71,18 @@ def test_scores_are_scikit_learns():
         np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
 
 
+def test_classes_that_nobody_has_or_predicts_are_in_no_average():
+    """Labels 1 and 2 of what was counted as three classes, all right: 1, not 2 / 3."""
+    perfect = jnp.diag(jnp.array([0.0, 6.0, 4.0]))
+    assert {float(value) for value in time_series.scores(perfect).values()} == {1.0}
+    rng = np.random.default_rng(1)
+    true, predicted = rng.integers(0, 2, 40), rng.integers(1, 3, 40)
+    got = time_series.scores(jnp.asarray(reference.confusion_matrix(true, predicted, labels=range(5))))
+    expected = reference.precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+    np.testing.assert_allclose([got[name] for name in ("precision", "recall", "f1")], expected[:3], rtol=1e-6)
+    assert {float(value) for value in time_series.scores(jnp.zeros((2, 2))).values()} == {0.0}
+
+
 def test_pipelines_get_the_recording_of_the_network_of_their_seed():
     config, _, state, _ = started()
     x, label = time_series.recording_of(config, 3)
@@ -164,12 +176,81 @@ def own_recording():
     return Recording(x.astype(np.float32), label.astype(np.int32), np.arange(20) // 5)
 
 
-def test_own_recording_by_name(monkeypatch):
-    module = types.ModuleType("my_recordings")
-    module.load = own_recording
-    monkeypatch.setitem(sys.modules, "my_recordings", module)
-    config = make_config(classifier="csp_lda", data=dict(name="my_recordings:load"), num_filters=(2,))
-    assert time_series.run(config, seed=0)["accuracy"] > 0.9
+@pytest.fixture
+def handed_in(monkeypatch):
+    """Config of a classifier on what a user's function returns."""
+
+    def configured(load, classifier="csp_lda", **settings):
+        module = types.ModuleType("my_recordings")
+        module.load = load
+        monkeypatch.setitem(sys.modules, "my_recordings", module)
+        data = dict(name="my_recordings:load") | settings.pop("data", {})
+        return make_config(classifier=classifier, data=data, **dict(num_filters=(2,)) | settings)
+
+    return configured
+
+
+def test_own_recording_by_name(handed_in):
+    assert time_series.run(handed_in(own_recording), seed=0)["accuracy"] > 0.9
+
+
+def test_own_labels_are_numbered_once_and_no_class_is_empty(handed_in, caplog):
+    def load():
+        recording = own_recording()
+        return recording._replace(label=recording.label + 1)
+
+    config = handed_in(load)
+    assert time_series.source_of(config).num_classes == 2
+    renumbered = time_series.run(config, seed=0)
+    assert [record.getMessage() for record in caplog.records] == ["labels 1, 2 are taken as classes 0 to 1"]
+    assert renumbered == time_series.run(handed_in(own_recording), seed=0)
+
+
+def test_hole_in_an_own_recording_is_refused_before_anything_is_trained(handed_in):
+    def load():
+        recording = own_recording()
+        recording.x[7, 2, 11] = np.nan
+        return recording
+
+    for classifier in ("eegnet", "csp_lda"):
+        config = handed_in(load, classifier)
+        with pytest.raises(ValueError, match="got nan in trial 7, channel 2, sample 11"):
+            time_series.build(config) if classifier == "eegnet" else time_series.run(config, seed=0)
+
+
+def test_fold_that_would_not_see_a_class_is_refused(handed_in):
+    def load():
+        recording = own_recording()
+        return recording._replace(label=(recording.subject == 2).astype(int))
+
+    with pytest.raises(ValueError, match=r"data\.folds = 2: without fold 0, no subject is left who has class 1"):
+        time_series.build(handed_in(load, "eegnet"))
+
+
+def test_halves_without_a_class_are_refused_with_what_helps(handed_in):
+    def load():
+        recording = own_recording()  # subjects 0 and 2 are tested together, then 1 and 3
+        return recording._replace(label=(recording.subject >= 2).astype(int))
+
+    with pytest.raises(ValueError, match="one of which has examples of a single class; give one number of filters"):
+        time_series.run(handed_in(load, num_filters=(2, 4)), seed=0)
+    time_series.run(handed_in(load), seed=0)
+
+
+def test_third_class_is_refused_by_filters_of_two(handed_in):
+    def load():
+        return own_recording()._replace(label=np.arange(20) % 3)
+
+    with pytest.raises(ValueError, match=r"method\.classifier = 'csp_lda' tells two classes apart, .* has 3"):
+        time_series.run(handed_in(load), seed=0)
+
+
+def test_settings_that_do_not_hash_are_looked_up_all_the_same():
+    config = make_config(classifier="csp_lda")
+    expected = time_series.recording_of(config, 0)
+    config.data = ConfigDict(config.data.to_dict() | dict(frequencies=[20.0, 8.0], amplitudes=[3.0, 3.0]))
+    for one, other in zip(time_series.recording_of(config, 0), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_figure_has_a_panel_a_recording():
@@ -193,6 +274,11 @@ def test_figure_has_a_panel_a_recording():
         (dict(classifier="eegnet", data=dict(folds=1)), "data.folds must be at least 2"),
         (dict(classifier="eegnet", data=dict(folds=5)), "data.folds must be at least 2 and at most .* 4"),
         (dict(classifier="eegnet", data=dict(name="bci")), "data.name must be"),
+        (
+            dict(classifier="eegnet", data=dict(name="no_such_module:load")),
+            "data.name: 'no_such_module:load' cannot be",
+        ),
+        (dict(classifier="eegnet", data=dict(name="math:nothing")), "data.name: math has no function 'nothing'"),
     ],
 )
 def test_wrong_config_names_the_key(settings, message):
