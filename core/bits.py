@@ -33,7 +33,7 @@ def pack_bits(codes: jax.Array, *, bits: int, signed: bool = True) -> jax.Array:
         signed: which of the two.
 
     Returns:
-        `[packed_size(n, bits)]` uint8 of the n codes; the last byte is filled up with zeros.
+        `[packed_size(n, bits)]` uint8 of the n codes, none for no code; the last byte is filled up with zeros.
 
     Raises:
         ValueError: bits outside 1 to 32, codes that are not integers, or a known code that does not fit.
@@ -45,9 +45,8 @@ def pack_bits(codes: jax.Array, *, bits: int, signed: bool = True) -> jax.Array:
     _check_bits(bits)
     if not jnp.issubdtype(codes.dtype, jnp.integer):
         raise ValueError(f"codes must be integers, got {codes.dtype}.")
-    if bits < 32:  # else every int32 fits
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        checks.in_interval("codes", codes, low, high)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    checks.in_interval("codes", codes, low, high)
     return _pack(codes.ravel(), bits)
 
 
@@ -77,13 +76,14 @@ def unpack_bits(packed: jax.Array, *, bits: int, size: int, signed: bool = True)
         `[size]` int32; uint32 where not `signed`.
 
     Raises:
-        ValueError: bits outside 1 to 32, or bytes of another number or dtype than `size` codes take.
+        ValueError: bits outside 1 to 32, a negative size, or bytes of another number or dtype than `size` codes take.
 
     Example:
         >>> unpack_bits(jnp.array([47, 8], jnp.uint8), bits=4, size=3)
         Array([-1,  2, -8], dtype=int32)
     """
     _check_bits(bits)
+    checks.in_interval("size", size, 0, jnp.inf)
     if packed.dtype != jnp.uint8 or packed.shape != (packed_size(size, bits),):
         raise ValueError(
             f"packed must be uint8 [{packed_size(size, bits)}] for {size} codes of {bits} bits, "

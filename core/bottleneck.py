@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from . import blocks
+from . import blocks, checks, numerics
 
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the factors of a product
 
@@ -52,6 +53,31 @@ def whole(matrix: jax.Array) -> Conditional:
         map_rows=lambda function: function(matrix),
         weighted_sum=lambda weights: jnp.matmul(weights, matrix, precision=_EXACT),
     )
+
+
+def check_distributions(name: str, matrix: jax.Array) -> None:
+    """Check that the rows of a known matrix are distributions, but for the rounding of each entry to half precision.
+
+    Raises:
+        ValueError: names the first row that has another sum than 1, or an entry that is negative or NaN.
+
+    Example:
+        >>> check_distributions("conditional", jnp.array([[0.5, 0.5], [2.0, 3.0]]))
+        Traceback (most recent call last):
+        ValueError: conditional must have rows that sum to 1 without negative entries, got sum 5, least 2 in row 1.
+    """
+    if not checks.is_known(matrix):
+        return
+    with jax.ensure_compile_time_eval():  # a known matrix may meet a trace
+        wide = jnp.asarray(matrix, numerics.float_dtypes(matrix)[1])
+        totals, least = np.asarray(jnp.sum(wide, axis=1)), np.asarray(jnp.min(wide, axis=1))  # it stays where it is
+    bad = np.flatnonzero(~((np.abs(totals - 1) <= 1e-2) & (least >= 0)))
+    if len(bad):
+        row = bad[0]
+        raise ValueError(
+            f"{name} must have rows that sum to 1 without negative entries, "
+            f"got sum {totals[row]:g}, least {least[row]:g} in row {row}."
+        )
 
 
 def in_blocks(rows_of: Callable[[Any], jax.Array], arrays: Any, dtype: Any, *, block_size: int) -> Conditional:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from . import checks, local_steps, trees
+from . import checks, local_steps, numerics, trees
 from .local_steps import GradFn
 
 Tree = Any
@@ -49,10 +50,11 @@ def init_federated(
             default, as if the objective were flat there.
 
     Returns:
-        A state with what that algorithm carries.
+        A state with what that algorithm carries, of the dtypes of `params`; `second_moment`, whose entries are squares,
+        in at least float32.
 
     Raises:
-        ValueError: another algorithm, or "scaffold" without clients.
+        ValueError: another algorithm, "scaffold" without clients, or a direction that is not like `params`.
 
     Example:
         >>> init_federated(jnp.ones(2), algorithm="scaffold", num_clients=3).client_controls.shape
@@ -63,12 +65,15 @@ def init_federated(
     if algorithm == "scaffold" and num_clients < 1:
         raise ValueError(f"num_clients must be at least 1 for scaffold, got {num_clients}.")
 
+    if direction is not None:
+        trees.check_like("params", params, direction=direction)
+
     def zeros(*leading):
-        return jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), params)
+        return jax.tree.map(lambda x: jnp.zeros((*leading, *jnp.shape(x)), numerics.float_dtypes(x)[0]), params)
 
     state = FederatedState(params)
     if algorithm == "fedadam" or (algorithm == "mvr" and adaptive):
-        state = state._replace(momentum=zeros(), second_moment=zeros())
+        state = state._replace(momentum=zeros(), second_moment=trees.widen(zeros()))
     if algorithm == "scaffold":
         state = state._replace(control=zeros(), client_controls=zeros(num_clients))
     if algorithm in ("mime", "mvr"):
@@ -87,7 +92,7 @@ def fedavg_round(
     *,
     grad_fn: GradFn,
     learning_rate: ArrayLike = 0.1,
-    weights: jax.Array | None = None,
+    weights: ArrayLike | None = None,
 ) -> FederatedState:
     """FedAvg (McMahan et al., arXiv:1602.05629): local gradient steps, then the weighted mean of the models.
 
@@ -96,7 +101,8 @@ def fedavg_round(
         client_batches: leaves `[clients, steps, ...]`, of the clients that take part.
         grad_fn: `(params, batch) -> gradient`; see `local_sgd`.
         learning_rate: of the local steps, positive.
-        weights: `[clients]` that sum to 1 (unchecked where traced); equal by default. One of 0 leaves its client out.
+        weights: `[clients]` that sum to 1 (unchecked where traced), floats or integers; equal by default. One of 0
+            leaves its client out.
 
     Returns:
         The state with the new `params`.
@@ -123,7 +129,7 @@ def fedadam_round(
     *,
     grad_fn: GradFn,
     learning_rate: ArrayLike = 0.1,
-    weights: jax.Array | None = None,
+    weights: ArrayLike | None = None,
     server_learning_rate: ArrayLike = 0.1,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.99,
@@ -164,8 +170,8 @@ def scaffold_round(
     *,
     grad_fn: GradFn,
     learning_rate: ArrayLike = 0.1,
-    weights: jax.Array | None = None,
-    clients: jax.Array | None = None,
+    weights: ArrayLike | None = None,
+    clients: ArrayLike | None = None,
 ) -> FederatedState:
     """SCAFFOLD (Karimireddy et al., arXiv:1910.06378), option II: each client's drift is taken off its local steps.
 
@@ -177,24 +183,27 @@ def scaffold_round(
         grad_fn: `(params, batch) -> gradient`; see `local_sgd`.
         learning_rate: eta, positive.
         weights: `[taking part]` that sum to 1; equal by default. A client of weight 0 keeps its control.
-        clients: `[taking part]` int, which of all clients these are, none twice; by default all of them in order.
+        clients: `[taking part]` int, which of all clients these are, none twice (unchecked where traced: an index
+            outside 0 to all - 1 then means another client); by default all of them in order.
 
     Returns:
         The next state.
 
     Raises:
-        ValueError: as `fedavg_round`, a state without controls, or another number of clients.
+        ValueError: as `fedavg_round`, a state without controls, another number of clients, or known ones that are no
+            integers from 0 to all - 1 or stand there twice.
     """
     taking_part, steps = local_steps.check_batches(client_batches)
     weights = local_steps.round_weights(weights, taking_part)
-    checks.in_interval("learning_rate", learning_rate, 0.0, jnp.inf, closed="neither")
+    local_steps.check_rate("learning_rate", learning_rate)
     if state.client_controls is None:
         raise ValueError('state must have controls: init_federated(..., algorithm="scaffold", num_clients=…).')
     everyone = jax.tree.leaves(state.client_controls)[0].shape[0]
-    clients = jnp.arange(everyone) if clients is None else clients
-    if clients.shape != (taking_part,):
-        raise ValueError(f"clients must have shape [{taking_part}] as client_batches, got {list(clients.shape)}.")
-
+    clients = np.arange(everyone) if clients is None else clients
+    if np.shape(clients) != (taking_part,):
+        raise ValueError(f"clients must have shape [{taking_part}] as client_batches, got {list(np.shape(clients))}.")
+    _check_clients(clients, everyone)
+    clients = jnp.asarray(clients)
     x, control = trees.widen(state.params), trees.widen(state.control)
     own = jax.tree.map(lambda c: c[clients], trees.widen(state.client_controls))
     drift = jax.tree.map(jnp.subtract, own, control)
@@ -202,7 +211,7 @@ def scaffold_round(
     deltas = jax.tree.map(jnp.subtract, models, x)
 
     def changed(control, delta):  # c_i+ - c_i
-        change = -control - delta / (steps * learning_rate)
+        change = -control - delta / (steps * jnp.asarray(learning_rate, delta.dtype))
         return jnp.where(weights.reshape(-1, *[1] * (delta.ndim - 1)) > 0, change, 0.0)
 
     change = jax.tree.map(changed, control, deltas)
@@ -219,7 +228,7 @@ def mime_round(
     *,
     grad_fn: GradFn,
     learning_rate: ArrayLike = 0.1,
-    weights: jax.Array | None = None,
+    weights: ArrayLike | None = None,
     momentum: ArrayLike = 0.9,
 ) -> FederatedState:
     """MIME with momentum (Karimireddy et al., arXiv:2008.03606): local steps mimic the server's momentum method.
@@ -245,11 +254,13 @@ def mime_round(
     """
     clients, _ = local_steps.check_batches(client_batches)
     weights = local_steps.round_weights(weights, clients)
-    checks.in_interval("learning_rate", learning_rate, 0.0, jnp.inf, closed="neither")
+    local_steps.check_rate("learning_rate", learning_rate)
     checks.in_interval("momentum", momentum, 0.0, 1.0)
     if state.direction is None:
         raise ValueError('state must have a direction: init_federated(..., algorithm="mime").')
+    trees.check_like("params", state.params, **{"state.direction": state.direction})
     x, s = trees.widen(state.params), trees.widen(state.direction)
+    momentum = jnp.asarray(momentum, compute_dtype(x))
     c = trees.weighted_sum(local_steps.gradients(x, client_batches, grad_fn=grad_fn), weights)
     s = jax.tree.map(lambda c, s: (1 - momentum) * c + momentum * s, c, s)  # of the steps too: scale c + b s
     models = local_steps.anchored_sgd(
@@ -268,7 +279,7 @@ def server_step(state: FederatedState, deltas: Tree, weights: jax.Array, **adapt
     Args:
         state: the server; where it has `previous_params`, they become the present ones.
         deltas: leaves `[clients, ...]`, each client's model less `state.params`, in at least float32.
-        weights: `[clients]` that sum to 1.
+        weights: `[clients]` that sum to 1, from `round_weights`.
         **adaptive: the constants of `adam_step`.
     """
     delta, x = trees.weighted_sum(deltas, weights), trees.widen(state.params)
@@ -286,11 +297,16 @@ def server_step(state: FederatedState, deltas: Tree, weights: jax.Array, **adapt
 def adam_step(
     x: Tree, u: Tree, v: Tree, delta: Tree, *, learning_rate: ArrayLike, b1: ArrayLike, b2: ArrayLike, tau: ArrayLike
 ) -> tuple[Tree, Tree, Tree]:
-    """FedAdam's server: u and v are moving averages of delta and its square, and x moves by lr u / (sqrt(v) + tau)."""
+    """FedAdam's server: u and v are moving averages of delta and its square, and x moves by lr u / (sqrt(v) + tau).
+
+    A square beyond the largest float (a change of 1e20) makes an entry of v infinite, which from then on does not move.
+    """
     for name, value in (("b1", b1), ("b2", b2)):
         checks.in_interval(name, value, 0.0, 1.0)
     for name, value in (("learning_rate", learning_rate), ("tau", tau)):
         checks.in_interval(name, value, 0.0, jnp.inf, closed="neither")
+
+    learning_rate, b1, b2, tau = (jnp.asarray(value, compute_dtype(x)) for value in (learning_rate, b1, b2, tau))
 
     def moved(x, u, v):
         root = jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1.0)), 0.0)  # the square root has no slope at 0
@@ -299,3 +315,17 @@ def adam_step(
     u = jax.tree.map(lambda u, d: b1 * u + (1 - b1) * d, u, delta)
     v = jax.tree.map(lambda v, d: b2 * v + (1 - b2) * jnp.square(d), v, delta)
     return jax.tree.map(moved, x, u, v), u, v
+
+
+def compute_dtype(tree: Tree) -> Any:
+    """The one dtype that constants get beside a tree: of its leaves' promotion, at least float32."""
+    return numerics.float_dtypes(*jax.tree.leaves(tree))[1]
+
+
+def _check_clients(clients: Any, everyone: int) -> None:
+    """Check that known numbers of clients are those of different ones: as indices they would be clamped, in silence."""
+    checks.labels("clients", clients if hasattr(clients, "dtype") else np.asarray(clients), everyone)
+    if checks.is_known(clients):
+        numbers, counts = np.unique(np.asarray(clients), return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"clients must be different ones, got {numbers[counts > 1][0]} twice.")

@@ -12,7 +12,7 @@ The second and the third line are for two different levels x, y of a column of L
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,8 @@ def log_product(x: Columns, y: Columns, lambdas: jax.Array, kernel: Kernel) -> j
         Array([[ 0., -2.],
                [-2.,  0.]], dtype=float32)
     """
-    total = jnp.zeros((x.continuous.shape[0], y.continuous.shape[0]), x.continuous.dtype)
+    dtype = x.continuous.dtype
+    total = jnp.zeros((x.continuous.shape[0], y.continuous.shape[0]), dtype)
     for j in range(x.continuous.shape[1]):  # one fused pass over the pairs; a sum over a trailing axis is much slower
         squared = jnp.square(x.continuous[:, j, None] - y.continuous[None, :, j])
         if kernel.continuous == "gaussian":
@@ -107,6 +108,8 @@ def log_product(x: Columns, y: Columns, lambdas: jax.Array, kernel: Kernel) -> j
         else:
             inside = squared < 5
             total += jnp.where(inside, jnp.log1p(-jnp.where(inside, squared, 0.0) / 5), -jnp.inf)
+    if kernel.continuous == "gaussian":  # positive everywhere: a square beyond the largest float is no end of a support
+        total = jnp.maximum(total, jnp.finfo(dtype).min / 4)
     for j, levels in enumerate(kernel.num_categories):
         gap = jnp.abs(x.categorical[:, j, None] - y.categorical[None, :, j])
         total += jnp.where(gap == 0, 0.0, _log_unequal(gap, lambdas[j], levels, j in kernel.ordinal_columns, kernel))
@@ -140,8 +143,8 @@ def prepare(
     bandwidths: ArrayLike | None,
     lambdas: ArrayLike | None,
     kernel: Kernel,
-) -> tuple[Columns, jax.Array, Any]:
-    """Columns and bandwidths, checked and as `log_product` takes them, and the dtype of results.
+) -> tuple[Columns, jax.Array]:
+    """Columns and bandwidths, checked and as `log_product` takes them.
 
     Args:
         continuous: `[n, p]` float or None.
@@ -151,21 +154,27 @@ def prepare(
         kernel: the factors.
 
     Returns:
-        `(columns, lambdas, dtype)`: both of at least float32, `lambdas` `[q]`.
+        `(columns, lambdas)`: both of at least float32, `lambdas` `[q]`. Continuous columns are those less their first
+        row, which no difference knows of: far from zero, division by the bandwidth would round the differences away.
 
     Raises:
-        ValueError: as `check_columns`, `check_kernel` and `check_bandwidths`.
+        ValueError: as `check_columns`, `check_kernel` and `check_bandwidths`, or bandwidths so small that a column
+            divided by its own passes the largest float.
     """
     n, p, q = check_columns(continuous, categorical, kernel)
     check_bandwidths(bandwidths, lambdas, kernel, p=p)
     floats = [x for x, count in ((continuous, p), (bandwidths, p), (lambdas, q)) if count and x is not None]
-    result, wide = numerics.float_dtypes(*floats)
+    _, wide = numerics.float_dtypes(*floats)
     scaled, codes = jnp.zeros((n, 0), wide), jnp.zeros((n, 0), jnp.int32)
     if continuous is not None and p:
-        scaled = continuous.astype(wide) / jnp.asarray(bandwidths, wide)
+        rows = continuous.astype(wide)
+        scaled = (rows - rows[:1]) / jnp.asarray(bandwidths, wide)
+        if checks.is_known(scaled) and not bool(jnp.isfinite(scaled).all()):
+            least = float(jnp.min(jnp.asarray(bandwidths)))
+            raise ValueError(f"continuous_bandwidths must be of the size of the columns' differences, got {least:g}.")
     if categorical is not None and q:
         codes = categorical.astype(jnp.int32)
-    return Columns(scaled, codes), jnp.broadcast_to(jnp.asarray(lambdas if q else 0.0, wide), (q,)), result
+    return Columns(scaled, codes), jnp.broadcast_to(jnp.asarray(lambdas if q else 0.0, wide), (q,))
 
 
 def check_kernel(kernel: Kernel, *, q: int) -> None:

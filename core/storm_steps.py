@@ -2,7 +2,8 @@ r"""The recursion of STORM (Cutkosky and Orabona, arXiv:1905.10018): variance-re
 
     d = g + (1 - a) (d - g'),   S += |g|^2,   eta = k / (w + S)^{1/3},   a = min(1, c eta^2)
 
-g and g' are gradients of one minibatch at the present and the previous point. Trees are in at least float32.
+g and g' are gradients of one minibatch at the present and the previous point. Trees are in at least float32. S is kept
+as its root, which has the range of a gradient: squares of entries near 1e20 or 1e-20 have no float32.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from . import checks
+from . import checks, distances, numerics
 
 Tree = Any
 
@@ -25,19 +26,23 @@ class Constants(NamedTuple):
 
 
 class StormState(NamedTuple):
-    """Between two steps: d, S, and the a of the next step."""
+    """Between two steps: d, sqrt(S), and the a of the next step."""
 
     direction: Tree
-    sum_squares: jax.Array
+    norm: jax.Array
     decay: jax.Array
 
 
 def constants(step_scale: ArrayLike, offset: ArrayLike, momentum_scale: ArrayLike) -> Constants:
-    """The three of them, checked: k > 0, w > 0, c >= 0, or a ValueError."""
+    """The three of them, checked: k > 0, w > 0, c >= 0, or a ValueError. Arrays in at least float32."""
     for name, value in (("step_scale", step_scale), ("offset", offset)):
         checks.in_interval(name, value, 0.0, jnp.inf, closed="neither")
     checks.in_interval("momentum_scale", momentum_scale, 0.0, jnp.inf, closed="left")
-    return Constants(step_scale, offset, momentum_scale)
+
+    def widened(value):  # a Python number takes the dtype of what it meets
+        return value if isinstance(value, int | float) else jnp.asarray(value, numerics.float_dtypes(value)[1])
+
+    return Constants(widened(step_scale), widened(offset), widened(momentum_scale))
 
 
 def start(direction: Tree, decay: ArrayLike) -> StormState:
@@ -49,21 +54,26 @@ def start(direction: Tree, decay: ArrayLike) -> StormState:
 def advance(state: StormState, grads: Tree, previous_grads: Tree, constants: Constants) -> tuple[StormState, jax.Array]:
     """One step: the next state, whose direction is d, and eta."""
     d = direction(grads, previous_grads, state.direction, state.decay)
-    sum_squares = state.sum_squares + sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
-    step_size = jnp.asarray(constants.step_scale / jnp.cbrt(constants.offset + sum_squares))
-    return StormState(d, sum_squares, decay(step_size, constants)), step_size
+    norms = [distances.norm(g, axis=None) for g in jax.tree.leaves(grads)]
+    norm = distances.norm(jnp.stack([state.norm, *norms])).astype(state.norm.dtype)
+    root = distances.norm(jnp.stack([jnp.sqrt(jnp.asarray(constants.offset, norm.dtype)), norm]))  # of w + S
+    step_size = jnp.asarray(constants.step_scale / jnp.square(jnp.cbrt(root)))
+    return StormState(d, norm, decay(step_size, constants)), step_size
 
 
 def direction(grads: Tree, previous_grads: Tree, momentum: Tree, decay: float | jax.Array) -> Tree:
     """The sum g + (1 - a) (d - g'), alone g where a = 1: in a first step the rest may be anything."""
-    return jax.tree.map(
-        lambda g, before, m: g + jnp.where(decay < 1, (1 - decay) * (m - before), 0.0), grads, previous_grads, momentum
-    )
+
+    def corrected(g, before, m):
+        a = jnp.asarray(decay, g.dtype)
+        return g + jnp.where(a < 1, (1 - a) * (m - before), 0.0)
+
+    return jax.tree.map(corrected, grads, previous_grads, momentum)
 
 
 def decay(step_size: ArrayLike, constants: Constants) -> jax.Array:
     """The a that follows a step of size eta."""
-    return jnp.minimum(1.0, constants.momentum_scale * jnp.square(step_size))
+    return jnp.minimum(1.0, constants.momentum_scale * step_size * step_size)  # in this order 0 stays 0
 
 
 def first_decay(constants: Constants) -> jax.Array:

@@ -89,17 +89,18 @@ def size_in_bytes(tree: object) -> int:
     return sum(math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(tree))
 
 
-def weighted_sum(tree: Tree, weights: jax.Array) -> Tree:
+def weighted_sum(tree: Tree, weights: ArrayLike) -> Tree:
     """Weighted sum over the leading axis of every leaf: `sum_i weights_i leaf_i`, a mean where the weights sum to 1.
 
     Args:
-        tree: leaves `[m, ...]` float, such as the models of m clients.
-        weights: `[m]` float. An entry of weight 0 does not count, be it infinite or NaN; nor does such a weight get a
-            gradient.
+        tree: leaves `[m, ...]`, such as the models of m clients.
+        weights: `[m]`, floats or integers. An entry of weight 0 does not count, be it infinite or NaN; nor does such a
+            weight get a gradient.
 
     Returns:
-        The tree without that axis, each leaf in its own dtype, summed in at least float32. Where the axis is split over
-        devices, each sums its own entries and one reduction adds them up.
+        The tree without that axis, each leaf in its own floating dtype (one of integers in the default one), summed in
+        at least float32; zeros where m = 0. Where the axis is split over devices, each sums its own entries and one
+        reduction adds them up.
 
     Raises:
         ValueError: weights that are not a vector, or a leaf with another leading axis.
@@ -108,15 +109,19 @@ def weighted_sum(tree: Tree, weights: jax.Array) -> Tree:
         >>> weighted_sum({"w": jnp.array([[1.0, 2.0], [3.0, jnp.nan]])}, jnp.array([1.0, 0.0]))
         {'w': Array([1., 2.], dtype=float32)}
     """
+    weights = jnp.asarray(weights)
     if weights.ndim != 1:
         raise ValueError(f"weights must have shape [m], got shape {list(weights.shape)}.")
 
     def add(leaf):
+        leaf = jnp.asarray(leaf)
         if leaf.shape[:1] != weights.shape:
             raise ValueError(f"tree must have leaves [{weights.size}, ...] as weights, got shape {list(leaf.shape)}.")
-        wide = jnp.promote_types(jnp.result_type(leaf, weights), jnp.float32)
+        result, _ = numerics.float_dtypes(leaf)
+        _, wide = numerics.float_dtypes(leaf, weights)
         weight = weights.astype(wide).reshape(-1, *[1] * (leaf.ndim - 1))
-        return jnp.sum(jnp.where(weight != 0, weight * leaf, 0), axis=0).astype(leaf.dtype)
+        counted = jnp.where(weight != 0, leaf, 0)  # before the product: 0 times infinity is NaN, in its gradient too
+        return jnp.sum(weight * counted, axis=0).astype(result)
 
     return jax.tree.map(add, tree)
 

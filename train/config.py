@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from . import experiments, optimizer
+from .data.sources import check_seed
 from .types import ConfigDict
 
 OWN = ("data", "model", "method")  # sections whose keys are the experiment's
 SECTIONS = (*OWN, "optimizer", "train", "mesh")  # what an arm may override, beside `vmap_seeds`
 FREE_FORM = ("arms", "optimizer.options")  # their keys are the user's own
-SEEDS = 2**32  # JAX and NumPy tell apart the seeds below it, and take those beyond for one of these
 
 
 def defaults() -> ConfigDict:
@@ -359,11 +359,10 @@ def check_seeds(seeds: Any) -> None:
     Raises:
         ValueError: no seeds, one that is no integer from 0 to 2^32 - 1, or one twice.
     """
-    if isinstance(seeds, str) or not seeds or any(not isinstance(s, int) or isinstance(s, bool) for s in seeds):
+    if not isinstance(seeds, tuple) or not seeds:
         raise ValueError(f"seeds must be a non-empty tuple of ints, got {seeds!r}.")
-    outside = [seed for seed in seeds if not 0 <= seed < SEEDS]
-    if outside:
-        raise ValueError(f"seeds must be from 0 to 2**32 - 1 = {SEEDS - 1}, got {outside[0]}.")
+    for seed in seeds:
+        check_seed("seeds", seed)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be distinct, got {seeds!r}.")
 

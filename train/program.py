@@ -12,7 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import sharding
-from .data.sources import Arrays, Resident, Sampler
+from .data.arrays import check_numbers, check_source
+from .data.sources import Arrays, Resident, Sampler, check_seed
 from .experiments.base import Procedure, Task
 from .optimizer import make_optimizer
 from .order import EpochOrder
@@ -38,7 +39,8 @@ class Program:
         check_size: refuse a batch larger than the data; to compile alone, it need not be there.
 
     Raises:
-        ValueError: a batch larger than the data, or one that the mesh does not divide.
+        ValueError: data that no batch can be taken from (see `data.arrays.check_source`), a batch larger than the data,
+            one that the mesh does not divide, or seeds that are not distinct.
     """
 
     def __init__(
@@ -51,12 +53,17 @@ class Program:
         check_size: bool = True,
     ):
         train = config.train
-        self.task, self.mesh, self.seeds = task, mesh, tuple(seeds)
+        self.task, self.mesh, self.seeds = task, mesh, tuple(check_seed("seeds", seed) for seed in seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be distinct, and one at least, got {self.seeds}.")
         self.batch_size = train.batch_size
         self.eval_batch_size = train.eval_batch_size or train.batch_size
         self.eval_batches = train.eval_batches
         sharding.check_batch("train.batch_size", self.batch_size // train.accumulate, mesh)
         sharding.check_batch("train.eval_batch_size", self.eval_batch_size, mesh)
+        check_source("train", task.train, self.batch_size)
+        check_source("test", task.test, self.eval_batch_size)
+        check_numbers("resident", task.resident)
         if check_size and isinstance(task.train, Arrays) and task.train.size < self.batch_size:
             raise ValueError(
                 f"train.batch_size = {self.batch_size} is larger than the data, {task.train.size} examples."

@@ -66,6 +66,8 @@ def state_shardings(state: Any, mesh: Mesh, config: ConfigDict, *, leading: int 
     """
     if config.strategy not in STRATEGIES:
         raise ValueError(f"mesh.strategy must be one of {STRATEGIES}, got {config.strategy!r}.")
+    for rule in config.rules:
+        _check_form(rule)
 
     def place(path: str, leaf: Any) -> NamedSharding:
         shape = leaf.shape[leading:]
@@ -96,6 +98,18 @@ def _fsdp(shape: tuple[int, ...], devices: int) -> tuple:
         return ()
     largest = max(axes, key=lambda axis: shape[axis])
     return tuple("data" if axis == largest else None for axis in range(len(shape)))
+
+
+def _check_form(rule: Any) -> None:
+    expected = "mesh.rules must hold (regular expression, axes) pairs, axes a tuple of names, tuples of them, or None"
+    if not isinstance(rule, (tuple, list)) or len(rule) != 2 or not isinstance(rule[0], str):
+        raise ValueError(f"{expected}; got {rule!r}.")
+    if not isinstance(rule[1], (tuple, list)):
+        raise ValueError(f"{expected}; got {rule[1]!r} as axes.")
+    try:
+        re.compile(rule[0])
+    except re.error as error:
+        raise ValueError(f"{expected}; {rule[0]!r} is none: {error}.") from error
 
 
 def _check_rule(path: str, shape: tuple[int, ...], spec: tuple, mesh: Mesh) -> None:

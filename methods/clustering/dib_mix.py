@@ -24,17 +24,21 @@ Bandwidths come from squared distances to the nearest and to the farthest other 
 is what equal levels count more than different ones: lambda_j = (L_j - 1) / (L_j - 1 + xi) (aitchison_aitken), 1 / xi
 (li_racine), xi^(-1 / (L_j - 1)) (ordered columns: the two ends of the scale). Where xi = 2 and more than half of all
 p + q columns are categorical, or on request, xi = 2 - q / (p + q) and mean_x exp(farthest_x / 2s^2) = xi^q gives s.
+A constant column says nothing and is none of the p: with it, far^(1/p) would make the categorical columns blind. Where
+no continuous column varies, or there is none, xi = 2.
 
 The products with p(y|x) are all that a step needs. They are matrix products shared by all restarts, on the whole matrix
 (`dib_mix`) or on blocks of rows whose kernel is computed anew in each (`dib_mix_columns`), so that no n x n array is
 stored. An entry of a kernel without bounded support that underflows is kept at the smallest normal number: as a zero
 it would drop out of KL_xt and bring far clusters near.
 
+What is returned is in at least float32, whatever half precision came in.
+
 Departures: the released program (amarkos/IBclust) reports bits, and I(T;Y) of the labels that entered the last step;
 here nats, of the labels returned. It draws 100 subsamples of at most 1000 rows for the farthest distances and finds s
-to 0.05 before rounding; here all rows, exactly. Its Epanechnikov rule (ratio 1.04) evaluates that kernel, ours takes
-the Gaussian's ratio throughout. For wang_van_ryzin it puts 2 - q / (p + q) in the place of xi. Beyond 1000 rows it
-offers a Nystrom approximation; blocks of rows need none.
+to 0.05 before rounding; here all rows, exactly. It counts constant columns among the p. Its Epanechnikov rule (ratio
+1.04) evaluates that kernel, ours takes the Gaussian's ratio throughout. For wang_van_ryzin it puts 2 - q / (p + q) in
+the place of xi. Beyond 1000 rows it offers a Nystrom approximation; blocks of rows need none.
 """
 
 import functools
@@ -94,7 +98,7 @@ def mixed_conditional(
         ordinal_kernel: "li_racine" or "wang_van_ryzin".
 
     Returns:
-        `[n, n]`, row x is p(.|x) and sums to 1; of the dtype of the floats' promotion.
+        `[n, n]`, row x is p(.|x) and sums to 1; in at least float32.
 
     Raises:
         ValueError: no columns, shapes that do not fit, an unknown kernel, a bandwidth outside its range, a column of
@@ -108,10 +112,8 @@ def mixed_conditional(
                [0.2 , 0.4 , 0.4 ]], dtype=float32)
     """
     kernel = kernels.make_kernel(num_categories, continuous_kernel, nominal_kernel, ordinal, ordinal_kernel)
-    columns, lambdas, result = kernels.prepare(
-        continuous, categorical, continuous_bandwidths, categorical_bandwidths, kernel
-    )
-    return kernels.conditional(columns, columns, lambdas, kernel).astype(result)
+    columns, lambdas = kernels.prepare(continuous, categorical, continuous_bandwidths, categorical_bandwidths, kernel)
+    return kernels.conditional(columns, columns, lambdas, kernel)
 
 
 def select_continuous_bandwidth(continuous: jax.Array, *, ratio: ArrayLike = 1.1) -> jax.Array:
@@ -123,7 +125,7 @@ def select_continuous_bandwidth(continuous: jax.Array, *, ratio: ArrayLike = 1.1
 
     Returns:
         The root s of mean_x exp(nearest_x / 2s^2) = ratio, nearest_x squared Euclidean, rounded down to a tenth, at
-        least 0.1 and at most 100. Scalar; it passes no gradient.
+        least 0.1 (also where every row has its equal) and at most 100. Scalar; it passes no gradient.
 
     Raises:
         ValueError: fewer than two rows, a missing value, or a ratio outside its range.
@@ -132,11 +134,12 @@ def select_continuous_bandwidth(continuous: jax.Array, *, ratio: ArrayLike = 1.1
         >>> select_continuous_bandwidth(jnp.array([[0.0], [1.0]]))   # 1 / sqrt(2 log 1.1) = 2.29
         Array(2.2, dtype=float32)
     """
-    kernels.check_columns(continuous, None, kernels.Kernel(()))
+    n, _, _ = kernels.check_columns(continuous, None, kernels.Kernel(()))
+    _check_two_rows(n)
     checks.in_interval("ratio", ratio, 1.0, jnp.inf, closed="neither")
-    result, wide = numerics.float_dtypes(continuous)
+    _, wide = numerics.float_dtypes(continuous)
     nearest, _ = distances.nearest_and_farthest(continuous.astype(wide))
-    return (jnp.maximum(kernels.largest_bandwidth(nearest, jnp.log(jnp.asarray(ratio, wide))), 1) / 10).astype(result)
+    return jnp.maximum(kernels.largest_bandwidth(nearest, jnp.log(jnp.asarray(ratio, wide))), 1) / 10
 
 
 def select_bandwidths(
@@ -160,31 +163,39 @@ def select_bandwidths(
         ordinal: indices of the categorical columns whose levels are ordered, static.
 
     Returns:
-        `(s, lambdas)`: scalar, None without continuous columns, and `[q]`. s passes no gradient.
+        `(s, lambdas)`: scalar, None without continuous columns, and `[q]`. s passes no gradient; it is 0.1 where no
+        continuous column varies, which any s leaves as it is.
 
     Raises:
-        ValueError: as `mixed_conditional`.
+        ValueError: as `mixed_conditional`, or continuous columns of one row.
 
     Example:
         >>> select_bandwidths(None, jnp.array([[0], [1], [2]]), num_categories=[3])   # xi = 2
         (None, Array([0.5], dtype=float32))
     """
     kernel = kernels.make_kernel(num_categories, "gaussian", nominal_kernel, ordinal, "li_racine")
-    _, p, q = kernels.check_columns(continuous, categorical, kernel)
+    n, p, q = kernels.check_columns(continuous, categorical, kernel)
     if categorical_first and not q:
         raise ValueError("categorical_first needs categorical columns, got none.")
-    result, wide = numerics.float_dtypes(*([1.0] if continuous is None else [continuous]))
-    if continuous is None:
-        return None, kernels.lambdas_at(jnp.asarray(2.0, wide), kernel).astype(result)
-    nearest, farthest = distances.nearest_and_farthest(continuous.astype(wide))
+    if continuous is None or not p:
+        _, wide = numerics.float_dtypes(1.0)
+        return None, kernels.lambdas_at(jnp.asarray(2.0, wide), kernel)
+    _check_two_rows(n)
+    _, wide = numerics.float_dtypes(continuous)
+    continuous = continuous.astype(wide)
+    nearest, farthest = distances.nearest_and_farthest(continuous)
     s = jnp.maximum(kernels.largest_bandwidth(nearest, jnp.log(jnp.asarray(1.1, wide))), 1) / 10
-    log_xi = kernels.log_mean_gain(farthest, s) / p  # far^(1/p), before it is cut at 2
 
-    log_two, log_share = jnp.log(jnp.asarray([2, 2 - q / (p + q)], wide))
+    p = jnp.sum(jnp.any(continuous != continuous[0], axis=0))  # of those that vary
+    some = (p > 0) & jnp.any(farthest > 0)  # differences may vanish when squared
+    p = jnp.maximum(p, 1)
+    log_two, log_share = jnp.log(jnp.asarray(2.0, wide)), jnp.log((2 - q / (p + q)).astype(wide))
+    log_xi = jnp.where(some, kernels.log_mean_gain(farthest, s) / p, log_two)  # far^(1/p), before it is cut at 2
+
     lead = jnp.asarray(categorical_first) | ((log_xi >= log_two) & (2 * q > p + q))  # the categorical columns do
+    lead &= some
     s = jnp.where(lead, jnp.minimum(kernels.largest_bandwidth(farthest, q * log_share) + 1, 1000) / 10, s)
-    lambdas = kernels.lambdas_at(jnp.exp(jnp.where(lead, log_share, jnp.minimum(log_two, log_xi))), kernel)
-    return s.astype(result), lambdas.astype(result)
+    return s, kernels.lambdas_at(jnp.exp(jnp.where(lead, log_share, jnp.minimum(log_two, log_xi))), kernel)
 
 
 def dib_step(conditional: jax.Array, assignments: jax.Array, *, num_clusters: int) -> tuple[jax.Array, jax.Array]:
@@ -197,10 +208,10 @@ def dib_step(conditional: jax.Array, assignments: jax.Array, *, num_clusters: in
 
     Returns:
         `(assignments, beta)`: `[n]` int32, of equal scores the lower cluster, no cluster empty; and scalar, at least 1,
-        of conditional's dtype. Differences of KL below rounding count as none.
+        in at least float32. Differences of KL below rounding count as none.
 
     Raises:
-        ValueError: shapes, num_clusters or known labels outside their range.
+        ValueError: shapes, num_clusters or known labels outside their range, or known rows that are no distributions.
 
     Example:
         >>> blobs = mixed_conditional(jnp.array([[0.0], [0.1], [9.0], [9.1]]), None, 1.0, None, num_categories=())
@@ -208,9 +219,9 @@ def dib_step(conditional: jax.Array, assignments: jax.Array, *, num_clusters: in
         (Array([1, 1, 0, 0], dtype=int32), Array(1., dtype=float32))
     """
     _check_clustering(conditional, assignments, num_clusters)
-    result, wide = numerics.float_dtypes(conditional)
+    _, wide = numerics.float_dtypes(conditional)
     labels, beta, _ = _one_step(conditional.astype(wide), assignments.astype(jnp.int32), num_clusters=num_clusters)
-    return labels, beta.astype(result)
+    return labels, beta
 
 
 def dib(conditional: jax.Array, assignments: jax.Array, *, num_clusters: int, max_iterations: int = 100) -> DIBResult:
@@ -226,7 +237,8 @@ def dib(conditional: jax.Array, assignments: jax.Array, *, num_clusters: int, ma
         `DIBResult`.
 
     Raises:
-        ValueError: shapes, num_clusters, max_iterations or known labels outside their range.
+        ValueError: shapes, num_clusters, max_iterations or known labels outside their range, or known rows that are no
+            distributions.
 
     Example:
         >>> blobs = mixed_conditional(jnp.array([[0.0], [0.1], [9.0], [9.1]]), None, 1.0, None, num_categories=())
@@ -235,10 +247,10 @@ def dib(conditional: jax.Array, assignments: jax.Array, *, num_clusters: int, ma
     """
     _check_clustering(conditional, assignments, num_clusters)
     checks.in_interval("max_iterations", max_iterations, 1, jnp.inf)
-    result, wide = numerics.float_dtypes(conditional)
+    _, wide = numerics.float_dtypes(conditional)
     starts = assignments.astype(jnp.int32)[None]
     found = _search_matrix(conditional.astype(wide), starts, num_clusters=num_clusters, max_iterations=max_iterations)
-    return _result(found, result)
+    return _result(found)
 
 
 def dib_mix(
@@ -257,7 +269,8 @@ def dib_mix(
         `DIBResult` of the start with the largest I(T;Y) among those that never needed a rescue, if there are any.
 
     Raises:
-        ValueError: shapes, num_clusters, num_restarts or max_iterations outside their range.
+        ValueError: shapes, num_clusters, num_restarts or max_iterations outside their range, or known rows that are no
+            distributions.
 
     Example:
         >>> blobs = mixed_conditional(jnp.array([[0.0], [0.1], [9.0], [9.1]]), None, 1.0, None, num_categories=())
@@ -266,10 +279,10 @@ def dib_mix(
         Array(True, dtype=bool)
     """
     n = _check_clustering(conditional, None, num_clusters)
-    result, wide = numerics.float_dtypes(conditional)
+    _, wide = numerics.float_dtypes(conditional)
     starts = _starts(key, n, num_clusters, num_restarts, max_iterations)
     found = _search_matrix(conditional.astype(wide), starts, num_clusters=num_clusters, max_iterations=max_iterations)
-    return _result(found, result)
+    return _result(found)
 
 
 def dib_mix_columns(
@@ -312,9 +325,7 @@ def dib_mix_columns(
         Array(0.6931..., dtype=float32)
     """
     kernel = kernels.make_kernel(num_categories, continuous_kernel, nominal_kernel, ordinal, ordinal_kernel)
-    columns, lambdas, result = kernels.prepare(
-        continuous, categorical, continuous_bandwidths, categorical_bandwidths, kernel
-    )
+    columns, lambdas = kernels.prepare(continuous, categorical, continuous_bandwidths, categorical_bandwidths, kernel)
     n = columns.continuous.shape[0]
     if block_size is None:
         block_size = max(2**20 // n, 8) if jax.default_backend() == "cpu" else 512
@@ -322,7 +333,7 @@ def dib_mix_columns(
     checks.in_interval("num_clusters", num_clusters, 2, n)
     starts = _starts(key, n, num_clusters, num_restarts, max_iterations)
     options = dict(kernel=kernel, num_clusters=num_clusters, max_iterations=max_iterations, block_size=block_size)
-    return _result(_search_columns(columns, lambdas, starts, **options), result)
+    return _result(_search_columns(columns, lambdas, starts, **options))
 
 
 def cluster_information(
@@ -336,20 +347,19 @@ def cluster_information(
         num_clusters: k, static, from 1 to n.
 
     Returns:
-        `(mutual_information, entropy)`: I(T;Y) and H(T), scalars in nats, of conditional's dtype. 0 and 0 for one
+        `(mutual_information, entropy)`: I(T;Y) and H(T), scalars in nats, in at least float32. 0 and 0 for one
         cluster; I(T;Y) is at most H(T), and I(X;Y) where every row is its own cluster.
 
     Raises:
-        ValueError: shapes, num_clusters or known labels outside their range.
+        ValueError: shapes, num_clusters or known labels outside their range, or known rows that are no distributions.
 
     Example:
         >>> cluster_information(jnp.eye(4), jnp.array([0, 0, 1, 1]), num_clusters=2)   # log 2 twice
         (Array(0.6931472, dtype=float32), Array(0.6931472, dtype=float32))
     """
     _check_clustering(conditional, assignments, num_clusters, fewest=1)
-    result, wide = numerics.float_dtypes(conditional)
-    kept, entropy = _information(conditional.astype(wide), assignments.astype(jnp.int32), num_clusters=num_clusters)
-    return kept.astype(result), entropy.astype(result)
+    _, wide = numerics.float_dtypes(conditional)
+    return _information(conditional.astype(wide), assignments.astype(jnp.int32), num_clusters=num_clusters)
 
 
 @functools.partial(jax.jit, static_argnames="num_clusters")
@@ -385,16 +395,23 @@ def _starts(key, n, num_clusters, num_restarts, max_iterations):
     return bottleneck.balanced_labels(key, n, num_clusters, num_restarts)
 
 
-def _result(found, dtype):
-    search, *values = found
-    kept, entropy, beta = (x.astype(dtype) for x in (*values, search.beta))
-    return DIBResult(search.labels, kept, entropy, beta, search.num_iterations, search.rescued)
+def _result(found):
+    search, kept, entropy = found
+    return DIBResult(search.labels, kept, entropy, search.beta, search.num_iterations, search.rescued)
 
 
 def _check_clustering(conditional, assignments, num_clusters, fewest=2):
     n = checks.shapes(("conditional", conditional, "n n"))["n"]
+    if n == 0:
+        raise ValueError("conditional must have at least one row, got shape [0, 0].")
     checks.in_interval("num_clusters", num_clusters, fewest, n)
+    bottleneck.check_distributions("conditional", conditional)
     if assignments is not None:
         checks.shapes(("conditional", conditional, "n n"), ("assignments", assignments, "n"))
-        checks.in_interval("assignments", assignments, 0, num_clusters - 1)
+        checks.labels("assignments", assignments, num_clusters)
     return n
+
+
+def _check_two_rows(n):
+    if n < 2:
+        raise ValueError(f"continuous must have at least two rows, got {n}.")

@@ -97,7 +97,8 @@ def mvr_directions(
         momentum_scale: c, not negative.
 
     Returns:
-        `(directions [steps, d], step_sizes [steps])`, of the dtype of the inputs' promotion.
+        `(directions [steps, d], step_sizes [steps])`: of the dtype of the inputs' promotion, and in at least float32.
+        Entries of any size have their step: |g|^2 is not formed. Both are empty where there are no steps.
 
     Raises:
         ValueError: shapes other than these, or a constant outside its range.
@@ -111,7 +112,7 @@ def mvr_directions(
     constants = storm_steps.constants(step_scale, offset, momentum_scale)
     result, wide = numerics.float_dtypes(grads, previous_grads)
     directions, step_sizes = _all_directions(grads.astype(wide), previous_grads.astype(wide), constants)
-    return directions.astype(result), step_sizes.astype(result)
+    return directions.astype(result), step_sizes
 
 
 def storm(
@@ -186,7 +187,7 @@ def client_update(
         >>> client_update(jnp.ones(1), jnp.ones(1), jnp.ones(1), jnp.zeros((1, 1)), grad_fn=grad_fn, offset=7.0)
         (Array([0.9], dtype=float32), Array([1.], dtype=float32))
     """
-    local_steps.check_batches(jax.tree.map(lambda x: jnp.asarray(x)[None], batches))
+    local_steps.check_batches(batches, name="batches", axes="K")
     trees.check_like("params", params, previous_params=previous_params, momentum=momentum)
     constants = storm_steps.constants(step_scale, offset, momentum_scale)
     start = trees.widen((params, previous_params, momentum))
@@ -224,9 +225,9 @@ def quadratic_clients(
 
     Example:
         >>> x, A, b = jnp.ones(1), jnp.ones((2, 1, 1)), jnp.array([[0.0], [1.0]])
-        >>> quadratic_clients(x, x, jnp.zeros(1), A, b, num_steps=1, step_scale=1.0, offset=7.0, momentum_scale=4.0)
-        (Array([[0.5],
-               [1. ]], dtype=float32), Array([[1.],
+        >>> quadratic_clients(x, x, jnp.zeros(1), A, b, num_steps=1, step_scale=1.0, offset=63.0, momentum_scale=16)
+        (Array([[0.75],
+               [1.  ]], dtype=float32), Array([[1.],
                [0.]], dtype=float32))
     """
     checks.shapes(
@@ -249,7 +250,7 @@ def adaptive_server_update(
     momentum: Tree,
     second_moment: Tree,
     deltas: Tree,
-    weights: jax.Array,
+    weights: ArrayLike,
     *,
     learning_rate: ArrayLike = 0.1,
     b1: ArrayLike = 0.9,
@@ -263,17 +264,19 @@ def adaptive_server_update(
         momentum: u, the same tree; zeros before the first round.
         second_moment: v, the same tree; zeros before the first round.
         deltas: leaves `[clients, ...]`, each client's model less x_r.
-        weights: `[clients]` float that sum to 1; one of 0 leaves its client out.
+        weights: `[clients]` that sum to 1, floats or integers; one of 0 leaves its client out.
         learning_rate: lr, positive.
         b1: in [0, 1]. With b1 = 0, lr = tau and tau large the step tends to plain averaging.
         b2: in [0, 1].
         tau: positive.
 
     Returns:
-        `(params, momentum, second_moment)`, each of its own dtypes.
+        `(params, momentum, second_moment)`, each of its own dtypes. Where the square of a change has no float (beyond
+        1e19), its second moment is infinite and the entry does not move.
 
     Raises:
-        ValueError: weights that do not sum to 1 (unchecked where traced), other shapes, a constant outside its range.
+        ValueError: no client, weights that do not sum to 1 (unchecked where traced), other shapes, a constant outside
+            its range.
 
     Example:
         >>> zero, deltas, weights = jnp.zeros(1), jnp.array([[1.0], [3.0]]), jnp.array([0.5, 0.5])
@@ -281,7 +284,8 @@ def adaptive_server_update(
         Array([0.03333...], dtype=float32)
     """
     trees.check_like("params", params, momentum=momentum, second_moment=second_moment)
-    weights = local_steps.round_weights(weights, jax.tree.leaves(deltas)[0].shape[0])
+    (clients,) = local_steps.check_batches(deltas, name="deltas", axes="clients")
+    weights = local_steps.round_weights(weights, clients)
     x, u, v, deltas = trees.widen((params, momentum, second_moment, deltas))
     delta = trees.weighted_sum(deltas, weights)
     trees.check_like("params", params, deltas=delta)
@@ -294,7 +298,7 @@ def mvr_round(
     client_batches: Tree,
     *,
     grad_fn: GradFn,
-    weights: jax.Array | None = None,
+    weights: ArrayLike | None = None,
     step_scale: ArrayLike = 0.2,
     offset: ArrayLike = 1.0,
     momentum_scale: ArrayLike = 3.0,
@@ -312,7 +316,7 @@ def mvr_round(
             has a momentum.
         client_batches: leaves `[clients, K, ...]`, of the clients that take part.
         grad_fn: `(params, batch) -> gradient`, as for `client_update`.
-        weights: `[clients]` p_i that sum to 1; equal by default. One of 0 leaves its client out.
+        weights: `[clients]` p_i that sum to 1, floats or integers; equal by default. One of 0 leaves its client out.
         step_scale, offset, momentum_scale: k > 0, w > 0, c >= 0.
         learning_rate, b1, b2, tau: of the adaptive server; see `adaptive_server_update`.
 
@@ -333,6 +337,9 @@ def mvr_round(
     weights = local_steps.round_weights(weights, clients)
     if state.direction is None or state.previous_params is None:
         raise ValueError('state must have a direction and previous_params: init_federated(..., algorithm="mvr").')
+    trees.check_like(
+        "params", state.params, **{"state.previous_params": state.previous_params, "state.direction": state.direction}
+    )
     constants = storm_steps.constants(step_scale, offset, momentum_scale)
     start = trees.widen((state.params, state.previous_params, state.direction))
     models, directions = _clients(start, client_batches, constants, grad_fn=grad_fn)

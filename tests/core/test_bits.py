@@ -55,6 +55,11 @@ def test_what_does_not_fit_is_refused():
         bits.pack_bits(jnp.array([0, 8]), bits=4)
     with pytest.raises(ValueError, match=r"codes must be in \[0, 15\], got -1"):
         bits.pack_bits(jnp.array([0, -1]), bits=4, signed=False)
+    for code, signed in ((-1, False), (2**31, True), (2**32, False), (-(2**31) - 1, True)):  # with 32 bits, too
+        with pytest.raises(ValueError, match="codes must be in"):
+            bits.pack_bits(np.array([0, code]), bits=32, signed=signed)
+    with pytest.raises(ValueError, match="size must be in"):
+        bits.unpack_bits(jnp.zeros(0, jnp.uint8), bits=4, size=-1)
     with pytest.raises(ValueError, match="codes must be integers, got float32"):
         bits.pack_bits(jnp.zeros(3), bits=4)
     for wrong in (jnp.zeros(3, jnp.uint8), jnp.zeros(2, jnp.int32)):

@@ -98,6 +98,23 @@ def test_weighted_sum_keeps_dtypes_and_adds_in_float32():
     np.testing.assert_array_equal(total.astype(jnp.float32), jnp.full(2, 300.0, jnp.bfloat16).astype(jnp.float32))
 
 
+def test_weighted_sum_of_integers_is_a_float():
+    total = trees.weighted_sum({"w": np.array([[1, 2], [2, 4]])}, [1, 2])
+    np.testing.assert_array_equal(total["w"], [5.0, 10.0])
+    mean = trees.weighted_sum(jnp.array([1, 2]), jnp.array([0.5, 0.5]))
+    assert mean == 1.5
+    np.testing.assert_array_equal(trees.weighted_sum(jnp.zeros((0, 2)), jnp.zeros(0)), 0.0)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_weight_of_zero_passes_no_gradient_either_way(bad):
+    leaf = jnp.array([1.0, bad])
+    value, gradients = jax.value_and_grad(trees.weighted_sum, (0, 1))(leaf, jnp.array([2.0, 0.0]))
+    assert value == 2.0
+    np.testing.assert_array_equal(gradients[0], [2.0, 0.0])
+    np.testing.assert_array_equal(gradients[1], [1.0, 0.0])
+
+
 def test_weighted_sum_of_a_split_axis_is_that_of_one_device():
     tree, weights = {"w": jax.random.normal(jax.random.key(0), (16, 5))}, jnp.arange(16.0) / 120
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -36,7 +36,7 @@ def test_what_a_file_leaves_out_is_filled_in():
         (dict(seeds=()), "seeds"),
         (dict(seeds=(1, 1)), "seeds"),
         (dict(seeds=(0.5,)), "seeds"),
-        (dict(seeds=(0, 2**32)), r"seeds must be from 0 to 2\*\*32 - 1.*4294967296"),
+        (dict(seeds=(0, 2**32)), "seeds must be .*from 0 to 4294967295, got 4294967296"),
         (dict(seeds=(-1, 2**32 - 1)), "seeds.*-1"),
         (dict(seeds=(2**63,)), f"seeds.*{2**63}"),
         (dict(seeds="01"), "seeds"),

@@ -242,4 +242,4 @@ def test_a_run_that_skips_more_than_a_tenth_fails(task, config, tmp_path):
         loop.fit(poisoned(task, 60), config, (0,), workdir=tmp_path, progress=False)
     assert (tmp_path / "checkpoints").is_dir()  # what was written stays
     config.train.skip_nonfinite = False  # asked to go on, it does
-    assert not np.isfinite(loop.fit(poisoned(task, 60), config, (0,), progress=False).state.params["kernel"]).all()
+    assert loop.fit(poisoned(task, 60), config, (0,), progress=False).skipped == [0]

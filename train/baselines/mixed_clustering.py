@@ -1,7 +1,9 @@
 """Clustering of rows with continuous and categorical columns, as methods before DIBmix do it.
 
-Every function takes a `Mixed` and gives labels `[n]`. They share their restarts: the labels of the best of `restarts`
-starts by the method's own objective are returned.
+Every function takes a `Mixed`, which `check_mixed` lets in, and gives labels `[n]`. They share their restarts: the
+labels of the best of `restarts` starts by the method's own objective are returned. Columns of one type alone will do. A
+constant column says nothing: no method divides by its spread, or counts it among those that vary. Where rows are equal,
+a cluster may stay without any.
 
 - `k_means`: on the scaled continuous columns and the indicators of the levels (scikit-learn).
 - `k_prototypes`: Huang 1998, "Extensions to the k-Means Algorithm for Clustering Large Data Sets with Categorical
@@ -14,9 +16,10 @@ starts by the method's own objective are returned.
   spherical with one radial density, estimated by a kernel, and independent multinomials.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,17 +44,87 @@ class Mixed(NamedTuple):
     num_clusters: int
 
 
+def check_mixed(data: Mixed) -> Mixed:
+    """The rows with float64 and int64 columns, once they are what `Mixed` says.
+
+    Raises:
+        ValueError: no row or column, shapes that do not fit, a value that is not finite, a code that is no level,
+            ordinal columns that are none, or more clusters than rows. Values are named by column and row.
+
+    Example:
+        >>> x = np.array([[0.0], [np.nan]])
+        >>> check_mixed(Mixed(x, np.zeros((2, 0), int), (), (), np.array([0, 1]), 2))
+        Traceback (most recent call last):
+        ValueError: continuous must be finite, got nan in column 0, row 1.
+    """
+    continuous, categorical, labels = (np.asarray(x) for x in (data.continuous, data.categorical, data.labels))
+    for name, array in (("continuous", continuous), ("categorical", categorical)):
+        if array.ndim != 2:
+            raise ValueError(f"{name} must have shape [rows, columns], got shape {list(array.shape)}.")
+    n, columns = len(continuous), continuous.shape[1] + categorical.shape[1]
+    if len(categorical) != n:
+        raise ValueError(f"categorical must have {n} rows as continuous, got {len(categorical)}.")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must have shape [{n}], one a row, got shape {list(labels.shape)}.")
+    if n == 0 or columns == 0:
+        raise ValueError(f"continuous and categorical must have at least one row and one column, got [{n}, {columns}].")
+    if not (np.issubdtype(categorical.dtype, np.integer) or categorical.size == 0):
+        raise ValueError(f"categorical must hold integer codes of levels, got {categorical.dtype}.")
+    continuous, categorical = continuous.astype(float), categorical.astype(int)
+    _refuse("continuous must be finite", continuous, ~np.isfinite(continuous))
+
+    levels, q = tuple(int(count) for count in data.num_categories), categorical.shape[1]
+    if len(levels) != q or min(levels, default=1) < 1:
+        raise ValueError(
+            f"num_categories must have a positive number for each of {q} categorical columns, got {levels}."
+        )
+    _refuse(
+        f"categorical must hold codes from 0, below {levels}", categorical, (categorical < 0) | (categorical >= levels)
+    )
+    if not set(data.ordinal) <= set(range(q)):
+        raise ValueError(f"ordinal must hold indices of the {q} categorical columns, got {tuple(data.ordinal)}.")
+    if not (isinstance(data.num_clusters, int | np.integer) and 1 <= data.num_clusters <= n):
+        raise ValueError(f"num_clusters must be an integer from 1 to the number of rows, {n}, got {data.num_clusters}.")
+    return data._replace(continuous=continuous, categorical=categorical, num_categories=levels, labels=labels)
+
+
+def _refuse(expected: str, values: np.ndarray, bad: np.ndarray) -> None:
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"{expected}, got {values[row, column]} in column {column}, row {row}.")
+
+
+def varying(columns: np.ndarray) -> np.ndarray:
+    """Which of the columns `[n, p]` are not constant: bool `[p]`."""
+    return (columns != columns[:1]).any(axis=0)
+
+
+def _method(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A method whose rows and restarts are checked before it starts."""
+
+    @functools.wraps(function)
+    def checked(data: Mixed, *, restarts: int, seed: int, **options: Any) -> np.ndarray:
+        if restarts < 1:
+            raise ValueError(f"restarts must be at least 1, got {restarts}.")
+        return function(check_mixed(data), restarts=restarts, seed=seed, **options)
+
+    return checked
+
+
 def indicators(data: Mixed) -> np.ndarray:
     """`[n, sum of levels]` float: 1 where a row has a level."""
     pairs = zip(data.categorical.T, data.num_categories, strict=True)
-    return np.concatenate([column[:, None] == np.arange(levels) for column, levels in pairs], axis=1).astype(float)
+    each = [column[:, None] == np.arange(levels) for column, levels in pairs]
+    return np.concatenate([np.zeros((len(data.continuous), 0)), *each], axis=1)
 
 
+@_method
 def k_means(data: Mixed, *, restarts: int, seed: int) -> np.ndarray:
     """K-means on scaled columns and indicators."""
     return _k_means(np.concatenate([data.continuous, indicators(data)], axis=1), data.num_clusters, restarts, seed)
 
 
+@_method
 def famd_k_means(data: Mixed, *, restarts: int, seed: int, components: int = 0) -> np.ndarray:
     """K-means on the leading factors of mixed data.
 
@@ -61,6 +134,8 @@ def famd_k_means(data: Mixed, *, restarts: int, seed: int, components: int = 0) 
         seed: of its starts.
         components: factors kept; 0: those whose variance is above the average, 1 for a column's own.
     """
+    if components < 0:
+        raise ValueError(f"components must not be negative, got {components}.")
     shown = indicators(data)
     share = shown.mean(axis=0)
     present = share > 0  # a level that no row has says nothing
@@ -81,6 +156,7 @@ def _k_means(table: np.ndarray, num_clusters: int, restarts: int, seed: int) -> 
         return KMeans(num_clusters, **options).fit_predict(table)
 
 
+@_method
 def k_prototypes(
     data: Mixed, *, restarts: int, seed: int, gamma: float | None = None, max_iterations: int = 100
 ) -> np.ndarray:
@@ -90,10 +166,14 @@ def k_prototypes(
         data: the rows.
         restarts: starts.
         seed: of the starts.
-        gamma: weight of a categorical mismatch; None: half the mean standard deviation of the continuous columns.
+        gamma: weight of a categorical mismatch, not negative; None: half the mean standard deviation of the continuous
+            columns that vary. Where none does there is nothing to weigh against, and it is 1.
         max_iterations: of one start.
     """
-    weight = data.continuous.std(axis=0).mean() / 2 if gamma is None else gamma
+    if gamma is not None and not 0 <= gamma < np.inf:
+        raise ValueError(f"gamma must be finite and not negative, got {gamma}.")
+    spread = data.continuous.std(axis=0)[varying(data.continuous)]
+    weight = gamma if gamma is not None else spread.mean() / 2 if len(spread) else 1.0
     shown = indicators(data)
     offsets = np.concatenate([[0], np.cumsum(data.num_categories)])
     q = len(data.num_categories)
@@ -112,9 +192,10 @@ def k_prototypes(
             if (moved == labels).all():
                 break
             labels = moved
-            for t in range(data.num_clusters):
-                if not (labels == t).any():
-                    labels[costs.min(axis=1).argmax()] = t  # the row that fits worst
+            fit = costs.min(axis=1)
+            for t in np.setdiff1d(np.arange(data.num_clusters), labels):
+                spare = np.bincount(labels, minlength=data.num_clusters)[labels] > 1  # rows that leave no cluster empty
+                labels[np.where(spare, fit, -np.inf).argmax()] = t  # the one that fits worst
             members = np.eye(data.num_clusters)[labels]
             means = members.T @ data.continuous / members.sum(axis=0)[:, None]
             counts = members.T @ shown
@@ -135,6 +216,7 @@ def gower(data: Mixed) -> np.ndarray:
     return (differences + mismatches) / (data.continuous.shape[1] + len(data.num_categories))
 
 
+@_method
 def gower_pam(data: Mixed, *, restarts: int, seed: int) -> np.ndarray:
     """Partitioning around medoids of Gower's dissimilarity, from the greedy start and from random ones."""
     distances = gower(data)
@@ -142,7 +224,9 @@ def gower_pam(data: Mixed, *, restarts: int, seed: int) -> np.ndarray:
     def run(rng, start=None):
         chosen = rng.choice(len(distances), data.num_clusters, replace=False) if start is None else start
         medoids = swap_medoids(distances, chosen)
-        return distances[:, medoids].argmin(axis=1), distances[:, medoids].min(axis=1).sum()
+        labels = distances[:, medoids].argmin(axis=1)
+        labels[medoids] = np.arange(len(medoids))  # also where another one is equal to it
+        return labels, distances[:, medoids].min(axis=1).sum()
 
     greedy = build_medoids(distances, data.num_clusters)
     first = run(None, greedy)
@@ -152,11 +236,13 @@ def gower_pam(data: Mixed, *, restarts: int, seed: int) -> np.ndarray:
 
 
 def build_medoids(distances: np.ndarray, num_clusters: int) -> np.ndarray:
-    """The row with the least total distance, then the rows that lower the cost the most, one by one."""
+    """The row with the least total distance, then the rows that lower the cost the most, one by one, none twice."""
     medoids = [int(distances.sum(axis=0).argmin())]
     for _ in range(num_clusters - 1):
         nearest = distances[:, medoids].min(axis=1)
-        medoids.append(int(np.minimum(distances, nearest[:, None]).sum(axis=0).argmin()))
+        costs = np.minimum(distances, nearest[:, None]).sum(axis=0)
+        costs[medoids] = np.inf
+        medoids.append(int(costs.argmin()))
     return np.array(medoids)
 
 
@@ -166,15 +252,16 @@ def swap_medoids(distances: np.ndarray, medoids: np.ndarray) -> np.ndarray:
     cost = distances[:, medoids].min(axis=1).sum()
     while True:
         costs = np.stack([  # [k, n], with each medoid replaced by each row
-            np.minimum(distances, np.delete(distances[:, medoids], i, axis=1).min(axis=1)[:, None]).sum(axis=0)
-            for i in range(len(medoids))
+            np.minimum(distances, others.min(axis=1, initial=np.inf)[:, None]).sum(axis=0)
+            for others in (np.delete(distances[:, medoids], i, axis=1) for i in range(len(medoids)))
         ])  # fmt: skip
         i, row = np.unravel_index(costs.argmin(), costs.shape)
-        if costs[i, row] >= cost - 1e-12 * abs(cost):
+        if not costs[i, row] < cost - 1e-12 * abs(cost):  # so put, a cost of NaN ends it, too
             return medoids
         medoids[i], cost = row, costs[i, row]
 
 
+@_method
 def kamila(data: Mixed, *, restarts: int, seed: int, max_iterations: int = 25, smoothing: float = 0.025) -> np.ndarray:
     """KAMILA from random rows and random multinomials.
 
@@ -183,20 +270,24 @@ def kamila(data: Mixed, *, restarts: int, seed: int, max_iterations: int = 25, s
         restarts: starts; the one with the largest total score is kept.
         seed: of the starts.
         max_iterations: of one start.
-        smoothing: lambda of the Aitchison-Aitken kernel that smooths the multinomials.
+        smoothing: lambda of the Aitchison-Aitken kernel that smooths the multinomials, in (0, 1).
     """
-    shown = indicators(data)
-    n, p = data.continuous.shape
-    levels = np.repeat(data.num_categories, data.num_categories)
+    if not 0 < smoothing < 1:
+        raise ValueError(f"smoothing must be in (0, 1), got {smoothing}.")
+    shown, continuous = indicators(data), data.continuous[:, varying(data.continuous)]
+    n, p = continuous.shape
+    levels = np.repeat(data.num_categories, data.num_categories).astype(int)
 
-    def scores(means, log_levels):  # [n, k]
-        distances = np.sqrt(np.square(data.continuous[:, None] - means).sum(axis=-1))
-        return radial_log_density(distances.min(axis=1), distances, p) + shown @ log_levels.T
+    def scores(means, log_levels):  # [n, k]; of one type of columns alone, the other has nothing to add
+        distances = np.sqrt(np.square(continuous[:, None] - means).sum(axis=-1))
+        radial = radial_log_density(distances.min(axis=1), distances, p) if p else 0.0
+        return radial + shown @ log_levels.T
 
     def run(rng):
-        means = data.continuous[rng.choice(n, data.num_clusters, replace=False)]
+        means = continuous[rng.choice(n, data.num_clusters, replace=False)]
         draws = [rng.dirichlet(np.ones(count), data.num_clusters) for count in data.num_categories]
-        log_levels = np.log(np.maximum(np.concatenate(draws, axis=1), 1e-6))
+        draws = np.concatenate([np.zeros((data.num_clusters, 0)), *draws], axis=1)
+        log_levels = np.log(np.maximum(draws, 1e-6))
         labels = np.full(n, -1)
         for _ in range(max_iterations):
             score = scores(means, log_levels)
@@ -208,8 +299,8 @@ def kamila(data: Mixed, *, restarts: int, seed: int, max_iterations: int = 25, s
             size = members.sum(axis=0)[:, None]
             occupied = size[:, 0] > 0  # a cluster without rows stays where it was
             share = members.T @ shown / np.maximum(size, 1)
-            means = np.where(occupied[:, None], members.T @ data.continuous / np.maximum(size, 1), means)
-            smooth = (1 - smoothing) * share + smoothing / (levels - 1) * (1 - share)
+            means = np.where(occupied[:, None], members.T @ continuous / np.maximum(size, 1), means)
+            smooth = (1 - smoothing) * share + smoothing / np.maximum(levels - 1, 1) * (1 - share)
             log_levels = np.where(occupied[:, None], np.log(smooth), log_levels)
         return labels, -scores(means, log_levels).max(axis=1).sum()
 
@@ -237,7 +328,7 @@ def _best(
     seed: int,
     first: tuple[np.ndarray, float] | None = None,
 ) -> np.ndarray:
-    """Labels of the run with the lowest cost."""
+    """Labels of the run with the lowest cost; one of NaN is the highest."""
     rng = np.random.default_rng(seed)
     results = [run(rng) for _ in range(restarts)] + ([first] if first is not None else [])
-    return min(results, key=lambda result: result[1])[0]
+    return min(results, key=lambda result: (np.isnan(result[1]), result[1]))[0]

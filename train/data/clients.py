@@ -8,6 +8,7 @@ from .. import data
 from ..types import ConfigDict
 
 SPLITS = ("dirichlet", "iid")
+SEEDS = 2**32  # NumPy takes the words of a seed beyond it for those of another seed and deal
 
 
 def dirichlet_split(
@@ -21,21 +22,18 @@ def dirichlet_split(
     Args:
         labels: `[n]` int.
         clients: at least 1.
-        concentration: positive; small values leave a client few classes, large ones an even part of all.
+        concentration: positive and finite; small values leave a client few classes, large ones an even part of all.
         rng: draws the order within each class, then its shares.
 
     Returns:
         One array of row numbers a client; together each row once. A client may get none.
 
     Raises:
-        ValueError: clients < 1, a concentration that is not positive, or no example.
+        ValueError: clients < 1, a concentration outside its range, or no example.
     """
-    if clients < 1:
-        raise ValueError(f"data.clients must be at least 1, got {clients}.")
-    if not concentration > 0:
-        raise ValueError(f"data.concentration must be positive, got {concentration}.")
-    if len(labels) == 0:
-        raise ValueError("labels must hold at least one example, got none.")
+    _check_deal(labels, clients)
+    if not 0 < concentration < np.inf:
+        raise ValueError(f"data.concentration must be positive and finite, got {concentration}.")
     parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -48,9 +46,15 @@ def dirichlet_split(
 
 def iid_split(labels: np.ndarray, *, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Deal examples to clients at random, in parts whose sizes differ by 1 at most; arguments as `dirichlet_split`."""
+    _check_deal(labels, clients)
+    return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+
+
+def _check_deal(labels: np.ndarray, clients: int) -> None:
     if clients < 1:
         raise ValueError(f"data.clients must be at least 1, got {clients}.")
-    return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+    if len(labels) == 0:
+        raise ValueError("labels must hold at least one example, got none.")
 
 
 class Dealt(NamedTuple):
@@ -81,6 +85,8 @@ def deals(labels: np.ndarray, settings: ConfigDict) -> tuple[np.ndarray, np.ndar
         raise ValueError(f"data.split must be one of {SPLITS}, got {settings.split!r}.")
     if settings.partitions < 1:
         raise ValueError(f"data.partitions must be at least 1, got {settings.partitions}.")
+    if not 0 <= settings.partition_seed < SEEDS:
+        raise ValueError(f"data.partition_seed must be from 0 to 2**32 - 1, got {settings.partition_seed}.")
     found = []
     for index in range(settings.partitions):
         rng = np.random.default_rng((settings.partition_seed, index))

@@ -66,6 +66,7 @@ def simulate_eeg(
     Raises:
         ValueError: an argument outside its range.
     """
+    checks.in_interval("sampling_rate", sampling_rate, 0.0, jnp.inf, closed="neither")
     classes, seconds = len(frequencies), num_samples / sampling_rate
     for name, value in (("num_subjects", num_subjects), ("num_channels", num_channels), ("num_samples", num_samples)):
         checks.in_interval(name, value, 1, jnp.inf, closed="left")

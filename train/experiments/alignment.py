@@ -28,7 +28,7 @@ from ...core import masked, sequences
 from ...methods.losses.alignment import kto
 from .. import config as configs
 from .. import data, plots
-from ..data.sources import Arrays
+from ..data.sources import Arrays, check_seed
 from ..loop import fit
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
@@ -283,6 +283,8 @@ def base_config(config: ConfigDict) -> ConfigDict:
 def pretrained(config: ConfigDict) -> Any:
     """The parameters of the base, trained once a process."""
     base = base_config(config)
+    if config.model.pretraining.steps < 0:
+        raise ValueError(f"model.pretraining.steps must be at least 0, got {config.model.pretraining.steps}.")
     if config.model.pretraining.steps == 0:
         init = jax.jit(language_model.make_network(base).init)
         return init(jax.random.key(base.seeds[0]), jnp.zeros((1, base.data.window), jnp.int32))
@@ -313,6 +315,9 @@ def feedback(name: str, split: str, *, prompt: int, answer: int, seed: int, rows
     for size_name, size in (("data.prompt", prompt), ("data.answer", answer)):
         if size < 1:
             raise ValueError(f"{size_name} must be at least 1, got {size}.")
+    check_seed("data.seed", seed)
+    if rows < 0:
+        raise ValueError(f"data.test_rows must be at least 0, got {rows}.")
     tokens = data.windows(name, split, prompt + answer)["tokens"]
     if 0 < rows < len(tokens):
         tokens = tokens[np.linspace(0, len(tokens) - 1, rows).astype(int)]

@@ -55,9 +55,27 @@ def defaults() -> ConfigDict:
 
 def METRICS(config: ConfigDict) -> dict[str, Metric]:
     """What `run` returns."""
-    names = [name for name, *_ in config.data.simulations] + list(config.data.tables)
-    each = {f"ari_{name}": Metric(f"adjusted Rand index, {name}") for name in names}
+    each = {f"ari_{name}": Metric(f"adjusted Rand index, {name}") for name in set_names(config)}
     return {"ari": Metric("adjusted Rand index, mean over data sets")} | each
+
+
+def set_names(config: ConfigDict) -> list[str]:
+    """Names of the data sets, of simulations and then of tables.
+
+    Raises:
+        ValueError: no set, one without a name, or a name that two sets share: one would take the other's place.
+    """
+    for simulation in config.data.simulations:
+        if len(simulation) != 3 or not isinstance(simulation[0], str):
+            raise ValueError(f"data.simulations must hold a name and two overlaps each, got {simulation!r}.")
+    names = [name for name, *_ in config.data.simulations] + list(config.data.tables)
+    if not names:
+        raise ValueError("data.simulations and data.tables must name at least one data set together, got none.")
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    if twice or "" in names:
+        found = f"{twice[0]!r} twice" if twice else "an empty one"
+        raise ValueError(f"data.simulations and data.tables must have different names, got {found}.")
+    return names
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -84,40 +102,57 @@ def simulate(
             one, in (0, 1].
 
     Raises:
-        ValueError: fewer levels than clusters, or an overlap outside (0, 1].
+        ValueError: a share that is not positive or too small for a row, no columns, fewer levels than clusters, or an
+            overlap outside (0, 1].
     """
     k = len(shares)
+    if not (k and all(0 < share < np.inf for share in shares)):
+        raise ValueError(f"data.shares must be positive, one a cluster, got {shares}.")
+    if continuous < 0:
+        raise ValueError(f"data.continuous must not be negative, got {continuous}.")
     if min(levels, default=k) < k:
         raise ValueError(f"data.levels must be at least the number of clusters, {k}, got {levels}.")
     if not all(0 < overlap <= 1 for overlap in overlaps):
         raise ValueError(f"data.simulations must have overlaps in (0, 1], got {overlaps}.")
     ends = np.round(rows * np.cumsum(shares) / np.sum(shares)).astype(int)
+    if np.diff(ends, prepend=0).min() < 1:
+        raise ValueError(f"data.rows must give every cluster a row, got {rows} for data.shares {shares}.")
     labels = rng.permutation(np.searchsorted(ends, np.arange(rows), side="right"))
 
     step = -2 * statistics.NormalDist().inv_cdf(overlaps[0] / 2)  # two unit normals so far apart share that area
     means = step * np.eye(k)[:, rng.permutation(k)[np.arange(continuous) % k]]
-    columns = []
+    columns = [np.zeros((rows, 0), int)]
     for count in levels:
         own = rng.permutation(count)[:k]
         background = rng.random(rows) < overlaps[1]  # any level at random, else the cluster's own
-        columns.append(np.where(background, rng.integers(count, size=rows), own[labels]))
+        columns.append(np.where(background, rng.integers(count, size=rows), own[labels])[:, None])
     return make_mixed(
-        means[labels] + rng.standard_normal((rows, continuous)), np.stack(columns, axis=1), levels, labels=labels
+        means[labels] + rng.standard_normal((rows, continuous)), np.concatenate(columns, axis=1), levels, labels=labels
     )
 
 
 def cut_table(rng: np.random.Generator, name: str, *, bins: int) -> Mixed:
-    """All rows of one of scikit-learn's tables, a random half of its columns cut into levels at their quantiles."""
+    """All rows of one of scikit-learn's tables, a random half of its columns cut into levels at their quantiles.
+
+    Raises:
+        ValueError: fewer than two bins, or a data set without rows of features or a class label.
+    """
+    if bins < 2:
+        raise ValueError(f"data.bins must be at least 2, got {bins}.")
     splits = [data.load(name, split) for split in ("train", "test")]
+    held = {key: values.dtype for split in splits for key, values in split.items()}
+    if "features" not in held or not np.issubdtype(held.get("label", float), np.integer):
+        found = ", ".join(f"{key} ({dtype})" for key, dtype in held.items())
+        raise ValueError(f"data.tables must be sets with features and a class label; {name!r} has {found}.")
     features = np.concatenate([split["features"] for split in splits]).astype(float)
     labels = np.concatenate([split["label"] for split in splits])
     chosen = rng.permutation(features.shape[1])
     cut, kept = np.sort(chosen[: len(chosen) // 2]), np.sort(chosen[len(chosen) // 2 :])
-    codes = []
+    codes = [np.zeros((len(features), 0), int)]
     for column in features[:, cut].T:
         edges = np.unique(np.quantile(column, np.arange(1, bins) / bins))
-        codes.append(np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)[1])
-    categorical = np.stack(codes, axis=1)
+        codes.append(np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)[1][:, None])
+    categorical = np.concatenate(codes, axis=1)
     levels = tuple(int(column.max()) + 1 for column in categorical.T)
     return make_mixed(features[:, kept], categorical, levels, labels=labels, ordinal=tuple(range(len(levels))))
 
@@ -130,10 +165,20 @@ def make_mixed(
     labels: np.ndarray,
     ordinal: tuple[int, ...] = (),
 ) -> Mixed:
-    """Rows with their continuous columns scaled to mean 0 and variance 1; a constant one becomes 0."""
-    spread = continuous.std(axis=0, ddof=1)
-    scaled = (continuous - continuous.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0)
-    return Mixed(scaled, categorical, tuple(num_categories), ordinal, labels, len(np.unique(labels)))
+    """Rows with their continuous columns scaled to mean 0 and variance 1; a constant one becomes 0.
+
+    Raises:
+        ValueError: as `baselines.check_mixed`.
+    """
+    rows = baselines.check_mixed(
+        Mixed(continuous, categorical, tuple(num_categories), ordinal, labels, len(np.unique(labels)))
+    )
+    varies = baselines.varying(rows.continuous)
+    largest = np.abs(rows.continuous).max(axis=0, initial=0.0)
+    columns = rows.continuous / np.where(largest > 0, largest, 1.0)  # whose squares neither overflow nor vanish
+    centred = columns - columns.mean(axis=0)
+    spread = np.sqrt(np.square(centred).sum(axis=0) / max(len(centred) - 1, 1))
+    return rows._replace(continuous=np.where(varies, centred / np.where(varies, spread, 1.0), 0.0))
 
 
 def data_sets(config: ConfigDict, *, seed: int) -> dict[str, Mixed]:
@@ -142,13 +187,12 @@ def data_sets(config: ConfigDict, *, seed: int) -> dict[str, Mixed]:
     shape: dict[str, Any] = dict(
         rows=settings.rows, shares=settings.shares, continuous=settings.continuous, levels=settings.levels
     )
+    set_names(config)  # which refuses two of one name
     sets = {}
     for index, (name, *overlaps) in enumerate(settings.simulations):
         sets[name] = simulate(np.random.default_rng((seed, 0, index)), **shape, overlaps=tuple(overlaps))
     for index, name in enumerate(settings.tables):
         sets[name] = cut_table(np.random.default_rng((seed, 1, index)), name, bins=settings.bins)
-    if not sets:
-        raise ValueError("data.simulations and data.tables must name at least one data set together, got none.")
     return sets
 
 
@@ -156,13 +200,14 @@ def data_sets(config: ConfigDict, *, seed: int) -> dict[str, Mixed]:
 
 
 def cluster_dib_mix(rows: Mixed, method: ConfigDict, seed: int) -> np.ndarray:
-    """Labels of DIBmix with the bandwidths that its rules choose."""
+    """Labels of DIBmix with the bandwidths that its rules choose, on the columns with more than one level."""
+    shown = np.flatnonzero(baselines.varying(rows.categorical))
     continuous = jnp.asarray(rows.continuous, jnp.float32) if rows.continuous.size else None
-    categorical = jnp.asarray(rows.categorical, jnp.int32) if rows.categorical.size else None
+    categorical = jnp.asarray(rows.categorical[:, shown], jnp.int32) if shown.size else None
     columns: dict[str, Any] = dict(
-        num_categories=rows.num_categories,
+        num_categories=[rows.num_categories[j] for j in shown],
         nominal_kernel=method.nominal_kernel,
-        ordinal=rows.ordinal if method.ordered else (),
+        ordinal=[place for place, j in enumerate(shown) if j in rows.ordinal] if method.ordered else (),
     )
     s, lambdas = dib_mix.select_bandwidths(
         continuous, categorical, categorical_first=method.categorical_first, **columns

@@ -14,7 +14,7 @@ import functools
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -203,7 +203,7 @@ def generate(
     key: jax.Array,
     choose: Callable[[jax.Array, jax.Array], jax.Array],
     num_steps: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
 ) -> jax.Array:
     """Tokens `[batch, num_steps]` of one model, after its prompt's last token `[batch]`.
 
@@ -214,14 +214,14 @@ def generate(
         key: PRNG key, split over the steps.
         choose: `(key, logits [batch, vocab]) -> token [batch]`.
         num_steps: tokens to write, static.
-        eos_id: the end token, which fills a row once it is written.
+        eos_id: the end token, or several: the one that a row writes first fills the rest of it.
     """
 
     def write(carry, key):
         state, token, done = carry
         state, logits = step(state, token)
-        token = jnp.where(done, eos_id, choose(key, logits)).astype(jnp.int32)
-        return (state, token, done | (token == eos_id)), token
+        token = jnp.where(done, token, choose(key, logits)).astype(jnp.int32)
+        return (state, token, done | sequences.ends(token, eos_id)), token
 
     start = state, first_token, jnp.zeros(first_token.shape, bool)
     return jax.lax.scan(write, start, jax.random.split(key, num_steps))[1].T

@@ -140,7 +140,8 @@ def quantized_uplink(
     """What the server makes of the clients' models when these travel as packed codes, and the bytes that they took.
 
     A client sends, for each layer, its codes in its own number of bits, the clip (4 bytes) and, where the server weighs
-    by it, the mean squared error (4 bytes). A client of weight 0 has nothing to say and sends nothing.
+    by it, the mean squared error (4 bytes). A client of weight 0 has nothing to say and sends nothing. An infinite
+    entry travels as the last code at its end; a NaN has no code, and makes the clip of its layer NaN.
 
     Args:
         models: tree with leaves `[clients, ...]`.
@@ -159,9 +160,11 @@ def quantized_uplink(
     def of_layer(x, width, uniform):
         """One client's layer as the server receives it, its error, and its bytes."""
         if method.clip == "max":
-            clip = jnp.max(jnp.abs(x))
+            finite = jnp.isfinite(x)
+            clip = jnp.where(jnp.any(finite), jnp.max(jnp.where(finite, jnp.abs(x), 0.0)), jnp.nan)
         else:
             clip = clipped_uniform.optimal_clip(x, bits=width, stochastic=stochastic)
+        clip = jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, clip)
         if stochastic:
             codes, values = clipped_uniform.stochastic_quantize(x, clip, uniform.reshape(x.shape), bits=width)
         else:
@@ -172,9 +175,9 @@ def quantized_uplink(
             unpacked = packing.unpack_bits(packed, bits=bits, size=x.size)
             received = jnp.where(width == bits, unpacked, received)
             size = jnp.where(width == bits, packed.nbytes, size)
-        step = clip / jnp.left_shift(1, width - 1).astype(x.dtype)
+        value = received.reshape(x.shape) / jnp.left_shift(1, width - 1).astype(x.dtype) * clip
         size += clip.nbytes + (4 if method.weighting == "inverse_mse" else 0)
-        return received.reshape(x.shape) * step, jnp.mean(jnp.square(values - x)), size
+        return value, jnp.mean(jnp.square(values - x)), size
 
     ends = np.cumsum([leaf[0].size for leaf in leaves])
     uniform = jnp.split(jax.random.uniform(key, (len(widths), ends[-1])), ends[:-1], axis=1)
@@ -198,7 +201,10 @@ def make_round(config: ConfigDict) -> Any:
     for name, known in CHOICES.items():
         if method[name] not in known:
             raise ValueError(f"method.{name} must be one of {known}, got {method[name]!r}.")
-    if not all(isinstance(width, int) and 1 <= width <= clipped_uniform.MAX_BITS for width in method.bits):
+    if not all(
+        isinstance(width, int) and not isinstance(width, bool) and 1 <= width <= clipped_uniform.MAX_BITS
+        for width in method.bits
+    ):
         raise ValueError(f"method.bits must be integers from 1 to {clipped_uniform.MAX_BITS}, got {method.bits}.")
     if method.bits and method.algorithm != "fedavg":
         raise ValueError(f'method.bits must be () but with algorithm "fedavg", got {method.bits}.')

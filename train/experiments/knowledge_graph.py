@@ -225,7 +225,8 @@ def linear_probe(features: jax.Array, labels: jax.Array, *, num_classes: int, st
 
 def num_seen(config: ConfigDict) -> int:
     """How many entities have their triples in the training set: the first ones."""
-    count = round(config.data.train_share * config.data.num_names)
+    share = config.data.train_share
+    count = round(share * config.data.num_names) if 0 < share < 1 else 0
     if not 0 < count < config.data.num_names:
         raise ValueError(f"data.train_share must leave entities on both sides, got {config.data.train_share}.")
     return count

@@ -160,6 +160,8 @@ def compute(config: ConfigDict, *, key: jax.Array) -> dict[str, jax.Array]:
     """The estimate of every cell, their mean absolute error, and the mean share of the information they report."""
     data = config.data
     estimator = _checked("method.estimator", config.method.estimator, ESTIMATORS)
+    if not data.candidates or min(data.candidates) < 2:
+        raise ValueError(f"data.candidates must hold numbers of at least 2, got {data.candidates}.")
     chosen = np.array([mi >= data.claim_from for mi in data.total_mi])
     if not chosen.any():
         raise ValueError(f"data.total_mi must reach data.claim_from ({data.claim_from} nats), got {data.total_mi}.")

@@ -31,6 +31,7 @@ from ...core.networks.mlp import MLP
 from ...methods.losses.contrastive import rcrl
 from .. import plots
 from ..environments import ENVIRONMENTS, Step, gridworld
+from ..environments.base import check_environment
 from ..optimizer import make_optimizer
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
@@ -133,6 +134,7 @@ class Agent:
         _check(config)
         self.data, self.method, self.batch_size = config.data, config.method, config.train.batch_size
         self.environment = ENVIRONMENTS[config.data.environment](config.data)
+        check_environment(self.environment)
         self.network = QNetwork(tuple(config.model.encoder), config.model.embedding, self.environment.num_actions)
         self.discriminator = rcrl.PairDiscriminator(hidden=config.method.rcrl_hidden)
         self.predictor = nn.Dense(config.model.encoder[-1], use_bias=False)
@@ -312,6 +314,22 @@ def _check(config: ConfigDict) -> None:
     for name in ("streams", "greedy_streams", "eval_streams"):
         if data[name] < 1:
             raise ValueError(f"data.{name} must be at least 1, got {data[name]}.")
+    for name in ("target_every", "explore_steps", "rcrl_hidden"):
+        if method[name] < 1:
+            raise ValueError(f"method.{name} must be at least 1, got {method[name]}.")
+    if len(method.explore) != 2 or not all(0 <= chance <= 1 for chance in method.explore):
+        raise ValueError(f"method.explore must be two probabilities, at the start and the end, got {method.explore}.")
+    for name in ("discount", "slow_decay"):
+        if not 0 <= method[name] <= 1:
+            raise ValueError(f"method.{name} must be in [0, 1], got {method[name]}.")
+    for name in ("threshold", "rcrl_weight", "curl_weight", "curl_noise"):
+        if not 0 <= method[name] < np.inf:
+            raise ValueError(f"method.{name} must be at least 0 and finite, got {method[name]}.")
+    if not config.model.encoder or min(*config.model.encoder, config.model.embedding) < 1:
+        raise ValueError(
+            f"model.encoder and model.embedding must be widths of at least 1, got {config.model.encoder} and "
+            f"{config.model.embedding}."
+        )
 
 
 def build(config: ConfigDict) -> Task:

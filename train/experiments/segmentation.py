@@ -145,7 +145,8 @@ class Segmenter(nn.Module):
                 name=f"conv_{index}",
             )(x)
             # Over all places: alone, a place of the background would have its noise scaled up to the size of a signal.
-            x = split_batch(nn.relu(nn.GroupNorm(math.gcd(size, 8), name=f"norm_{index}")(x)))
+            norm = nn.GroupNorm(math.gcd(size, 8), use_fast_variance=False, name=f"norm_{index}")
+            x = split_batch(nn.relu(norm(x)))
         place = self.param("place", nn.initializers.normal(0.1), (x.shape[1] * x.shape[2], self.dim))
         return nn.Dense(self.dim, name="features")(x) + place.reshape(*x.shape[1:3], self.dim).astype(x.dtype)
 
@@ -231,9 +232,11 @@ def make_objective(config: ConfigDict) -> Objective:
     model, method = config.model, config.method
     if config.data.size % 2:
         raise ValueError(f"data.size must be even, got {config.data.size}.")
-    for key in ("num_queries", "num_layers"):
+    for key in ("num_queries", "num_layers", "dim", "num_heads", "hidden", "text_dim"):
         if model[key] < 1:
             raise ValueError(f"model.{key} must be at least 1, got {model[key]}.")
+    if not model.features or min(model.features) < 1:
+        raise ValueError(f"model.features must hold numbers of at least 1, got {model.features}.")
     network = Segmenter(
         model.num_queries,
         model.num_layers,

@@ -113,6 +113,7 @@ def source_of(config: ConfigDict) -> Source:
     name, folds = settings.pop("name"), settings.pop("folds")
     if name == SIMULATED:
         simulate = functools.partial(simulate_eeg, **settings)
+        jax.eval_shape(lambda key: simulate(key=key), jax.random.key(0))  # which checks the settings
         subject = np.repeat(np.arange(settings["num_subjects"]), settings["trials_per_subject"])
         return Source(subject, len(settings["frequencies"]), lambda key: simulate(key=key)[:2])
     recording = _checked(_function_of(name))

@@ -103,6 +103,50 @@ def test_smallest_bandwidths_give_the_identity():
     assert not np.asarray(strict)[~same].any()
 
 
+def test_rows_far_from_zero_keep_their_differences():
+    """Against float64 on the same rows; dividing by the bandwidth first would round them by 1e4 eps / s."""
+    x = columns()[0] + 1e4
+    conditional = dib_mix.mixed_conditional(x, None, 0.1, None, num_categories=())
+    np.testing.assert_allclose(
+        conditional, reference.conditional(x, np.zeros((N, 0)), 0.1, [], ()), rtol=1e-4, atol=1e-12
+    )
+
+
+def test_rows_of_any_distance_have_a_positive_kernel():
+    x = jnp.array([[0.0], [0.0], [1e25], [-1e30]])
+    conditional = dib_mix.mixed_conditional(x, None, 1.0, None, num_categories=())
+    np.testing.assert_allclose(conditional[:2, :2], 0.5)
+    assert (np.asarray(conditional) > 0).all()
+
+
+def test_half_precision_comes_back_in_full():
+    x, z = columns()
+    half, exact = x.astype(jnp.bfloat16), x.astype(jnp.bfloat16).astype(jnp.float32)
+    for found, expected in zip(
+        dib_mix.select_bandwidths(half, z, num_categories=LEVELS),
+        dib_mix.select_bandwidths(exact, z, num_categories=LEVELS),
+        strict=True,
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
+    s = dib_mix.select_continuous_bandwidth(half)
+    assert s.dtype == jnp.float32
+    bandwidths = s.astype(jnp.bfloat16), jnp.array([0.25, 0.5], jnp.bfloat16)
+    conditional = dib_mix.mixed_conditional(half, z, *bandwidths, num_categories=LEVELS)
+    assert conditional.dtype == jnp.float32
+    np.testing.assert_allclose(conditional.sum(axis=1), 1.0, rtol=1e-6)
+    rounded, labels = conditional.astype(jnp.bfloat16), random_labels(0)
+    search = dict(key=jax.random.key(0), num_clusters=K, num_restarts=2)
+    columns_ = dib_mix.dib_mix_columns(half, z, *bandwidths, **search, num_categories=LEVELS)
+    found = dib_mix.dib_mix(rounded, **search)
+    values = [
+        *dib_mix.cluster_information(rounded, labels, num_clusters=K),
+        dib_mix.dib_step(rounded, labels, num_clusters=K)[1],
+        *(getattr(r, name) for r in (found, columns_) for name in ("mutual_information", "entropy", "beta")),
+    ]
+    assert all(value.dtype == jnp.float32 for value in values)
+
+
 def test_what_underflows_stays_positive_and_far():
     conditional, truth = blobs(distance=1e3)
     assert (np.asarray(conditional) > 0).all()
@@ -136,6 +180,47 @@ def test_continuous_bandwidth_is_the_root_rounded_down(scale, ratio):
 
 def test_duplicate_rows_have_the_least_bandwidth():
     assert dib_mix.select_continuous_bandwidth(jnp.zeros((4, 2))) == pytest.approx(0.1)
+
+
+CONSTANT = jnp.full((N, 1), 7.0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_columns_without_information_leave_the_categorical_ones_theirs(wrap, first):
+    """Constant columns alone, one or more of them, or columns of nothing: as if there were none."""
+    _, z = columns()
+    alone = dib_mix.select_bandwidths(None, z, num_categories=LEVELS)[1]
+    for blind in (CONSTANT, jnp.tile(CONSTANT, (1, 3)), jnp.zeros((N, 0))):
+        select = functools.partial(dib_mix.select_bandwidths, num_categories=LEVELS, categorical_first=first)
+        s, lambdas = wrap(select)(blind, z)
+        np.testing.assert_allclose(lambdas, alone, rtol=1e-6)
+        if blind.shape[1]:
+            assert s == pytest.approx(0.1)
+        conditional = dib_mix.mixed_conditional(blind, z, s, lambdas, num_categories=LEVELS)
+        expected = dib_mix.mixed_conditional(None, z, None, alone, num_categories=LEVELS)
+        np.testing.assert_allclose(conditional, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 0.02])  # the second: far^(1/p) below 2
+def test_constant_columns_among_others_change_nothing(first, scale):
+    x, z = columns()
+    select = functools.partial(dib_mix.select_bandwidths, num_categories=LEVELS, categorical_first=first)
+    plain = select(scale * x, z)
+    for found, expected in zip(select(jnp.concatenate([scale * x, CONSTANT], axis=1), z), plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_clusters_are_found_beside_constant_columns():
+    rng = np.random.default_rng(0)
+    truth = np.arange(90) % 3
+    z = np.where(rng.random((90, 4)) < 0.3, rng.integers(3, size=(90, 4)), truth[:, None])
+    z, blind = jnp.asarray(z, jnp.int32), jnp.zeros((90, 2))
+    s, lambdas = dib_mix.select_bandwidths(blind, z, num_categories=[3] * 4)
+    conditional = dib_mix.mixed_conditional(blind, z, s, lambdas, num_categories=[3] * 4)
+    labels = dib_mix.dib_mix(conditional, key=jax.random.key(0), num_clusters=3, num_restarts=10).assignments
+    assert adjusted_rand_score(truth, labels) > 0.7
 
 
 @pytest.mark.parametrize("nominal_kernel", ["aitchison_aitken", "li_racine"])

@@ -78,6 +78,7 @@ def test_bad_input_names_the_argument(call, named):
         ((X, Z.at[1, 1].set(4), 1.0, 0.3), "categorical must hold codes 0 to 3 in column 1, got 4 in row 1"),
         ((X, Z.at[:, 0].set(1), 1.0, 0.3), "at least two levels in column 0, got 1 alone"),
         ((X, Z, 0.0, 0.3), "continuous_bandwidths"),
+        ((X.at[0].set(1e10), Z, 1e-35, 0.3), "continuous_bandwidths must be of the size of the columns' differences"),
         ((X, Z, jnp.array([1.0, -1.0]), 0.3), "continuous_bandwidths"),
         ((X, Z, 1.0, jnp.array([0.3, 0.76])), r"categorical_bandwidths\[1\] must be in \[0, 0.75\], got 0.76"),
         ((X, Z, 1.0, -0.1), r"categorical_bandwidths\[0\]"),
@@ -91,5 +92,31 @@ def test_bad_values_are_named(arguments, named):
 def test_labels_outside_the_clusters_are_refused():
     for call in (dib_mix.dib_step, dib_mix.dib, dib_mix.cluster_information):
         for labels in (T.at[0].set(2), T.at[0].set(-1)):
-            with pytest.raises(ValueError, match=r"assignments must be in \[0, 1\]"):
+            with pytest.raises(ValueError, match="assignments must be integers from 0 to 1"):
                 call(P, labels, num_clusters=2)
+        with pytest.raises(ValueError, match="assignments must be integers, got float32"):
+            call(P, T * 1.0, num_clusters=2)
+
+
+@pytest.mark.parametrize(
+    "bad", [P.at[2, 1].set(jnp.nan), P.at[2, 1].set(jnp.inf), P.at[2].set(jnp.array([0.5, 0.5, 0.5, -0.5])), P * 3]
+)
+def test_rows_that_are_no_distributions_are_refused(bad):
+    calls = (
+        *(lambda call=call: call(bad, T, num_clusters=2) for call in (dib_mix.dib_step, dib_mix.dib)),
+        lambda: dib_mix.cluster_information(bad, T, num_clusters=2),
+        lambda: dib_mix.dib_mix(bad, key=KEY, num_clusters=2, num_restarts=1),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"conditional must have rows that sum to 1 .* in row [02]"):
+            call()
+
+
+def test_no_row_is_named():
+    empty = jnp.zeros((0, 2))
+    with pytest.raises(ValueError, match="continuous must have at least one row"):
+        dib_mix.select_bandwidths(empty, None, num_categories=())
+    with pytest.raises(ValueError, match="categorical must have at least one row"):
+        dib_mix.mixed_conditional(None, empty.astype(int), None, 0.3, num_categories=LEVELS)
+    with pytest.raises(ValueError, match="conditional must have at least one row"):
+        dib_mix.dib_mix(jnp.zeros((0, 0)), key=KEY, num_clusters=2)

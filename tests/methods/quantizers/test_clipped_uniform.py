@@ -302,11 +302,121 @@ def test_zero_tensor_stays_zero():
     assert cu.expected_clip_mse(x, clip, bits=4) == 0
 
 
+BAD = [jnp.inf, -jnp.inf, jnp.nan]
+
+
 def test_nan_comes_out_as_nan():
     x = jnp.array([0.3, jnp.nan, -0.2])
-    for codes, values in (cu.quantize(x, 1.0, bits=4), cu.stochastic_quantize(x, 1.0, jnp.zeros(3), bits=4)):
-        np.testing.assert_array_equal(jnp.isnan(values), [False, True, False])
-        assert codes[1] == 0
+    for clip in (1.0, 0.0, cu.optimal_clip(x, bits=4)):
+        for codes, values in (cu.quantize(x, clip, bits=4), cu.stochastic_quantize(x, clip, jnp.zeros(3), bits=4)):
+            np.testing.assert_array_equal(jnp.isnan(values), [False, True, False])
+            assert codes[1] == 0
+
+
+@pytest.mark.parametrize("bad", [[jnp.inf], [-jnp.inf], [jnp.nan], [jnp.inf, jnp.nan, -jnp.inf]])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_entries_that_are_not_finite_change_no_other(bad, stochastic):
+    """Neither the clip nor any other code, value or gradient; they take the code at their end."""
+    x = jax.random.normal(jax.random.key(7), (101,))
+    with_bad = jnp.concatenate([x, jnp.array(bad)])
+    clip = cu.optimal_clip(x, bits=4, stochastic=stochastic)
+    for found in (cu.optimal_clip, jax.jit(cu.optimal_clip, static_argnames=("bits", "stochastic"))):
+        np.testing.assert_allclose(found(with_bad, bits=4, stochastic=stochastic), clip, rtol=1e-6)
+
+    def rounded(x):
+        uniform = jnp.full(x.shape, 0.3)
+        return cu.stochastic_quantize(x, clip, uniform, bits=4) if stochastic else cu.quantize(x, clip, bits=4)
+
+    for part, alone in zip(rounded(with_bad), rounded(x), strict=True):
+        np.testing.assert_array_equal(part[:101], alone)
+    codes, values = (np.asarray(part[101:]) for part in rounded(with_bad))
+    ends = np.nan_to_num(np.asarray(bad), nan=0.0, posinf=7, neginf=-8)
+    np.testing.assert_array_equal(codes, ends)
+    np.testing.assert_allclose(values, np.where(np.isnan(bad), np.nan, ends * float(clip) / 8), rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.nansum(cu.fake_quantize(x, clip, bits=4)))(with_bad)
+    np.testing.assert_array_equal(gradient, jnp.concatenate([jnp.abs(x) <= clip, jnp.zeros(len(bad))]))
+
+
+def test_clip_without_a_finite_entry_is_nan():
+    for bad in BAD:
+        clip = cu.optimal_clip(jnp.full(3, bad), bits=4)
+        assert jnp.isnan(clip)
+        codes, values = cu.quantize(jnp.full(3, bad), clip, bits=4)
+        assert not codes.any()
+        assert jnp.isnan(values).all()
+
+
+def test_infinite_clip_is_refused_or_gives_nan_where_traced():
+    x = jnp.array([1.0, jnp.inf])
+    for clip in (jnp.max(jnp.abs(x)), jnp.array([1.0, jnp.inf])):
+        for name, call in every_call(x, clip, 4).items():
+            if name != "optimal_clip":
+                with pytest.raises(ValueError, match="clip must be finite, got inf"):
+                    call()
+    codes, values = jax.jit(lambda x, clip: cu.quantize(x, clip, bits=4))(x, jnp.inf)
+    assert not codes.any()
+    assert jnp.isnan(values).all()
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e38])
+def test_weights_of_any_size(scale):
+    """Against the same weights near 1: sums pass the largest float, squares and steps the smallest normal number."""
+    x = jax.random.uniform(jax.random.key(8), (1000,), minval=-3.0, maxval=3.0)
+    x = jnp.where(jnp.abs(x) > 0.2, x, 0.0)  # no product with scale below the normal numbers, which XLA takes for 0
+    scale = jnp.float32(scale)
+    for bits in (4, 24):
+        clip = cu.optimal_clip(x, bits=bits)
+        np.testing.assert_allclose(cu.optimal_clip(scale * x, bits=bits), scale * clip, rtol=1e-5)
+        codes, values = cu.quantize(scale * x, scale * clip, bits=bits)
+        expected = np.asarray(x, np.float64) / float(clip) * 2.0 ** (bits - 1)
+        np.testing.assert_allclose(codes, np.clip(np.round(expected), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1), atol=2)
+        np.testing.assert_allclose(
+            np.asarray(values, np.float64) / float(scale), cu.quantize(x, clip, bits=bits)[1], atol=2e-6, rtol=1e-5
+        )
+
+
+def test_error_is_right_where_its_sum_passes_the_largest_float():
+    x = jnp.full(1000, 1e19)
+    np.testing.assert_allclose(cu.expected_clip_mse(x, 0.0, bits=4), 1e38, rtol=1e-5)
+    assert cu.expected_clip_mse(jnp.array([1.0, jnp.inf]), 1.0, bits=4) == jnp.inf
+    assert jnp.isnan(cu.expected_clip_mse(jnp.array([1.0, jnp.nan]), 1.0, bits=4))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e38])
+def test_error_weights_of_any_size(scale):
+    weights = cu.inverse_mse_weights(jnp.array([[1.0], [3.0], [jnp.inf]]) * scale)
+    np.testing.assert_allclose(weights[:, 0], [0.75, 0.25, 0.0], rtol=1e-6)
+
+
+def test_errors_that_are_none_are_named():
+    for bad in (jnp.nan, -1.0):
+        with pytest.raises(ValueError, match="mse must not be negative or NaN"):
+            cu.inverse_mse_weights(jnp.array([[1.0], [bad]]))
+    weights = jax.jit(cu.inverse_mse_weights)(jnp.array([[1.0, 1.0], [jnp.nan, 1.0]]))
+    np.testing.assert_array_equal(jnp.isnan(weights), [[True, False], [True, False]])
+    with pytest.raises(ValueError, match="uniform must be in"):
+        cu.stochastic_quantize(jnp.ones(2), 1.0, jnp.array([0.5, 1.5]), bits=4)
+    with pytest.raises(ValueError, match="weights must have at least one client"):
+        cu.aggregate({"w": jnp.zeros((0, 3))}, jnp.zeros((0, 1)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_keeps_weights_and_widens_what_is_measured(dtype):
+    x = jax.random.normal(jax.random.key(9), (3000,)).astype(dtype)
+    exact = x.astype(jnp.float32)
     clip = cu.optimal_clip(x, bits=4)
-    assert jnp.isnan(clip)
-    assert jnp.isnan(cu.quantize(x, clip, bits=4)[1]).all()
+    error = cu.expected_clip_mse(x, clip, bits=4)
+    assert clip.dtype == error.dtype == jnp.float32
+    np.testing.assert_allclose(clip, cu.optimal_clip(exact, bits=4), rtol=1e-6)
+    np.testing.assert_allclose(error, cu.expected_clip_mse(exact, clip, bits=4), rtol=1e-6)
+    mse = jnp.array([[1.0], [3.0]], dtype)
+    np.testing.assert_allclose(cu.inverse_mse_weights(mse)[:, 0], [0.75, 0.25], rtol=1e-6)
+    half = clip.astype(dtype)
+    codes, values = cu.quantize(x, half, bits=4)
+    assert values.dtype == cu.fake_quantize(x, half, bits=4).dtype == dtype
+    np.testing.assert_array_equal(codes, cu.quantize(exact, half.astype(jnp.float32), bits=4)[0])
+    # a clip that is a Python number is not rounded to half before it is compared
+    between = jnp.asarray([0.3], dtype) if float(jnp.asarray(0.3, dtype)) > 0.3 else jnp.asarray([0.7], dtype)
+    limit = 0.3 if float(jnp.asarray(0.3, dtype)) > 0.3 else 0.7
+    expected = float(between[0]) <= limit
+    assert jax.grad(lambda x: cu.fake_quantize(x, limit, bits=4).sum())(between)[0] == expected

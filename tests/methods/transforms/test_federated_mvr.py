@@ -349,7 +349,9 @@ def test_no_local_step_is_refused():
     x, problem = jnp.zeros(2), (jnp.zeros((1, 3, 2)), jnp.zeros((1, 3)))
     with pytest.raises(ValueError, match="num_steps must be in"):
         mvr.quadratic_clients(x, x, x, *problem, num_steps=0)
-    with pytest.raises(ValueError, match="client_batches must have leaves"):
+    with pytest.raises(
+        ValueError, match=r"batches must have leaves \[K, ...\], each axis at least 1 long, got \[0, 3, 2\]"
+    ):
         mvr.client_update(x, x, x, (jnp.zeros((0, 3, 2)), jnp.zeros((0, 3))), grad_fn=grad_fn)
     for name, round_fn in ROUNDS.items():
         with pytest.raises(ValueError, match="client_batches must have leaves"):
@@ -370,6 +372,129 @@ def test_weights_that_do_not_fit():
         mvr.adaptive_server_update(x, x, x, deltas, jnp.array([1.5, -0.5, 0.0]))
     with pytest.raises(ValueError, match="deltas must have the structure and shapes of params"):
         mvr.adaptive_server_update(x, x, x, jnp.zeros((3, 5)), jnp.full(3, 1 / 3))
+
+
+def family(weights):
+    """Every function that takes weights, called with these for two clients: the model that it gives."""
+    problem = least_squares(clients=2, dim=4)
+    batches, x = repeated(problem, 2), jnp.ones(4)
+    calls = {
+        name: lambda name=name, call=round_fn: call(start(name, problem, x), batches, grad_fn=grad_fn, weights=weights)
+        for name, round_fn in ROUNDS.items()
+    }
+    return {name: lambda call=call: call().params for name, call in calls.items()} | {
+        "server": lambda: mvr.adaptive_server_update(x, 0 * x, 0 * x, problem[1][:, :4], weights)[0]
+    }
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [[0, 1], np.array([0, 1]), jnp.array([0, 1], jnp.int8), jnp.array([False, True]), np.array([0, 1], np.float16)],
+)
+def test_weights_may_be_integers_and_anything_like_an_array(weights):
+    expected = family(jnp.array([0.0, 1.0]))
+    for name, call in family(weights).items():
+        np.testing.assert_array_equal(call(), expected[name](), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (jnp.array([10, 20]), "weights must sum to 1, got 30: divide them by their sum"),
+        ([1, 1], "weights must sum to 1, got 2"),
+        (np.array([6e4, 6e4], np.float16), "weights must sum to 1, got 120000"),  # beyond the largest float16
+        (jnp.array([0, 0]), "weights must sum to 1, got 0"),
+        (jnp.array([2, -1]), "weights must be in"),
+        ([0.5, float("nan")], "weights must be in"),
+        ([0.5, 0.25, 0.25], r"weights must have shape \[2\], one a client, got shape \[3\]"),
+        (1, r"weights must have shape \[2\], one a client, got shape \[\]"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_by_the_whole_family(weights, match):
+    for call in family(weights).values():
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_rounded_shares_still_sum_to_one():
+    x, deltas = jnp.zeros(2), jnp.ones((10, 2))
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        moved, _, _ = mvr.adaptive_server_update(x, x, x, deltas, jnp.full(10, 0.1, dtype), b1=0, b2=0, tau=1e4)
+        np.testing.assert_allclose(moved, 0.1 / 10001, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("clients", "match"),
+    [
+        (jnp.array([0, 3]), r"clients must be integers from 0 to 2, got 3 at \[1\]"),
+        ([-1, 0], r"clients must be integers from 0 to 2, got -1 at \[0\]"),
+        (np.array([1, 1]), "clients must be different ones, got 1 twice"),
+        (jnp.array([0.0, 1.0]), "clients must be integers, got float32"),
+        ([0, 1, 2], r"clients must have shape \[2\] as client_batches, got \[3\]"),
+    ],
+)
+def test_clients_that_are_none_are_named(clients, match):
+    problem = least_squares(clients=2, dim=4)
+    state = mvr.init_federated(jnp.zeros(4), algorithm="scaffold", num_clients=3)
+    with pytest.raises(ValueError, match=match):
+        mvr.scaffold_round(state, repeated(problem, 1), grad_fn=grad_fn, clients=clients)
+
+
+def test_no_client_is_named():
+    x = jnp.zeros(2)
+    with pytest.raises(ValueError, match=r"deltas must have leaves \[clients, ...\], each axis at least 1 long"):
+        mvr.adaptive_server_update(x, x, x, jnp.zeros((0, 2)), jnp.zeros(0))
+    for name, round_fn in ROUNDS.items():
+        state = start(name, least_squares(clients=1))
+        with pytest.raises(ValueError, match="client_batches must have leaves"):
+            round_fn(state, (jnp.zeros((0, 1, 5, 10)), jnp.zeros((0, 1, 5))), grad_fn=grad_fn)
+    directions, step_sizes = mvr.mvr_directions(jnp.zeros((0, 4)), jnp.zeros((0, 4)))
+    assert directions.shape == (0, 4)
+    assert step_sizes.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e20, 1e30])
+def test_step_sizes_of_gradients_of_any_size(size):
+    """Those of k / (w + S)^(1/3) in float64, where S is beyond float32; with a w of the gradients' own size."""
+    grads = np.asarray(jax.random.normal(jax.random.key(9), (6, 3)) * jnp.float32(size), np.float64)
+    offset = max(size**2, 1e-36) if size < 1 else 1.0
+    squares = np.cumsum(np.sum(grads**2, axis=-1))
+    expected = 0.2 / np.cbrt(offset + squares)
+    _, step_sizes = mvr.mvr_directions(jnp.asarray(grads, jnp.float32), jnp.zeros((6, 3)), offset=offset)
+    np.testing.assert_allclose(step_sizes, expected, rtol=2e-6)
+    optimizer = mvr.storm(offset=offset)
+    g = jnp.asarray(grads[0], jnp.float32)
+    step, _ = optimizer.update(g, optimizer.init(jnp.zeros(3)), previous_grads=g)
+    np.testing.assert_allclose(step, -expected[0] * grads[0], rtol=2e-6)
+
+
+def test_half_precision_keeps_updates_and_widens_what_is_computed():
+    grads, before = (x.astype(jnp.bfloat16) for x in 3 * jax.random.normal(jax.random.key(2), (2, 300, 4)))
+    directions, step_sizes = mvr.mvr_directions(grads, before)
+    assert directions.dtype == jnp.bfloat16
+    assert step_sizes.dtype == jnp.float32
+    squares = np.cumsum(np.sum(np.asarray(grads, np.float64) ** 2, axis=-1))  # a sum in bfloat16 stops growing
+    np.testing.assert_allclose(step_sizes, 0.2 / np.cbrt(1 + squares), rtol=1e-5)
+    small = jnp.full(3, 1e-4, jnp.float16)
+    state = mvr.init_federated(jnp.zeros(3, jnp.float16), algorithm="fedadam")
+    batches = jnp.broadcast_to(-small, (2, 1, 3))
+    state = mvr.fedadam_round(state, batches, grad_fn=lambda y, batch: batch, learning_rate=1.0)
+    assert state.params.dtype == state.momentum.dtype == jnp.float16
+    np.testing.assert_allclose(state.second_moment, 0.01 * 1e-8, rtol=1e-3)  # a square below the least float16
+    # constants that come in half precision are not rounded once more: 1 - a, K eta, k / w^(1/3)
+    a = jnp.asarray(0.1, jnp.bfloat16)
+    found = mvr.mvr_momentum(jnp.zeros(1), jnp.zeros(1), jnp.ones(1), decay=a)
+    np.testing.assert_allclose(found, 1 - float(a), rtol=1e-6)
+
+
+def test_state_of_another_shape_is_named():
+    problem = least_squares(clients=2, dim=4)
+    with pytest.raises(ValueError, match="direction must have the structure and shapes of params"):
+        mvr.init_federated(jnp.zeros(4), algorithm="mvr", direction=jnp.zeros(()))
+    for name in ("mime", "mvr"):
+        state = start(name, problem)._replace(direction=jnp.zeros(1))  # would broadcast
+        with pytest.raises(ValueError, match=r"state\.direction must have the structure and shapes of params"):
+            ROUNDS[name](state, repeated(problem, 1), grad_fn=grad_fn)
 
 
 @pytest.mark.parametrize("bad", [dict(b1=1.5), dict(b2=-0.1), dict(tau=0.0), dict(learning_rate=0.0)])

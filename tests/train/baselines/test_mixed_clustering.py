@@ -90,7 +90,6 @@ def test_factors_of_continuous_columns_are_principal_components():
     with pytest.MonkeyPatch.context() as patch:
         seen = {}
         patch.setattr(mc, "_k_means", lambda table, *rest: seen.setdefault("table", table))
-        patch.setattr(mc, "indicators", lambda data: np.zeros((45, 0)))
         mc.famd_k_means(data, restarts=1, seed=0, components=2)
     expected = PCA(2).fit_transform(table)
     np.testing.assert_allclose(np.abs(seen["table"]), np.abs(expected), atol=1e-9)
@@ -112,6 +111,149 @@ def test_radial_density_is_that_of_a_normal(p):
     at = np.sqrt(stats.chi2(p).ppf([0.2, 0.5, 0.8]))
     log_density = mc.radial_log_density(radii, at, p)
     np.testing.assert_allclose(np.diff(log_density), np.diff(-(at**2) / 2), atol=0.1)
+
+
+NO_CONTINUOUS, NO_CATEGORICAL = np.zeros((45, 0)), np.zeros((45, 0), int)
+
+
+def changed(data, **fields):
+    return data._replace(**fields)
+
+
+def blind(columns=1, n=45):
+    return np.full((n, columns), 3.7)
+
+
+DATA = groups()
+SITUATIONS = {
+    "continuous alone": changed(DATA, categorical=NO_CATEGORICAL, num_categories=()),
+    "categorical alone": changed(DATA, continuous=NO_CONTINUOUS),
+    "constant columns": changed(DATA, continuous=np.concatenate([DATA.continuous, blind(3)], axis=1)),
+    "constant columns alone": changed(DATA, continuous=blind(2)),
+    "a column of one level": changed(
+        DATA, categorical=np.insert(DATA.categorical, 1, 0, axis=1), num_categories=(3, 1, 4)
+    ),
+    "levels that no row has": changed(DATA, num_categories=(9, 7)),
+    "integers and lists": changed(DATA, continuous=np.round(9 * DATA.continuous).astype(int).tolist()),
+    "every row twice": Mixed(
+        *(np.repeat(x, 2, axis=0) for x in (DATA.continuous, DATA.categorical)),
+        (3, 4),
+        (),
+        np.repeat(DATA.labels, 2),
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_columns_that_say_nothing_do_not_hide_the_others(method, situation):
+    data = SITUATIONS[situation]
+    labels = method(data, restarts=10, seed=0)
+    assert labels.min() >= 0
+    assert labels.max() < 3
+    alone = situation in ("categorical alone", "constant columns alone")
+    assert adjusted_rand_score(data.labels, labels) > (0.6 if alone else 0.9)
+
+
+@pytest.mark.parametrize("method", [mc.k_prototypes, mc.gower_pam, mc.kamila], ids=lambda method: method.__name__)
+def test_constant_columns_change_nothing(method):
+    """With noise, where labels would follow another weight."""
+    noisy = groups(distance=1.5, noise=0.5)
+    beside = changed(noisy, continuous=np.concatenate([noisy.continuous, blind(4)], axis=1))
+    for data, with_constant in (
+        (noisy, beside),
+        (changed(noisy, continuous=NO_CONTINUOUS), changed(noisy, continuous=blind())),
+    ):
+        expected = method(data, restarts=5, seed=1)
+        np.testing.assert_array_equal(method(with_constant, restarts=5, seed=1), expected)
+
+
+def test_prototypes_without_continuous_columns_count_mismatches():
+    """Any gamma gives the labels of gamma 1."""
+    data = changed(groups(noise=0.3), continuous=NO_CONTINUOUS)
+    expected = mc.k_prototypes(data, restarts=5, seed=0, gamma=1.0)
+    np.testing.assert_array_equal(mc.k_prototypes(data, restarts=5, seed=0), expected)
+    assert prototypes_cost(data, expected, 1.0) < prototypes_cost(data, np.zeros(45, int), 1.0) / 2
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # of scikit-learn
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_as_many_clusters_as_rows_or_one_or_more_than_there_are_different_rows(method):
+    few = groups(n=6)
+    assert len(set(method(changed(few, num_clusters=6), restarts=2, seed=0))) == 6 or method is mc.kamila
+    assert not method(changed(few, num_clusters=1), restarts=2, seed=0).any()
+    same = Mixed(np.zeros((5, 2)), np.zeros((5, 1), int), (2,), (), np.zeros(5, int), 3)
+    labels = method(same, restarts=2, seed=0)
+    assert set(labels) <= {0, 1, 2}
+
+
+def test_no_cluster_of_prototypes_or_medoids_is_empty():
+    rows = np.repeat([[0.0], [1.0]], 4, axis=0)  # two different rows, four clusters
+    data = Mixed(rows, np.zeros((8, 0), int), (), (), np.zeros(8, int), 4)
+    for method in (mc.k_prototypes, mc.gower_pam):
+        for seed in range(3):
+            assert set(method(data, restarts=1, seed=seed)) == {0, 1, 2, 3}
+
+
+def test_swaps_end_whatever_the_distances():
+    distances = mc.gower(groups(n=12))
+    for bad in (np.nan, np.inf):
+        broken = distances.copy()
+        broken[3, 5] = broken[5, 3] = bad
+        assert len(mc.swap_medoids(broken, np.array([0, 1, 2]))) == 3
+
+
+def test_a_cost_of_nan_never_wins():
+    results = iter([(0, np.nan), (1, 2.0), (2, np.nan), (3, 1.0), (4, np.nan)])
+    assert mc._best(lambda rng: next(results), 5, 0) == 3
+
+
+def with_value(array, place, value):
+    array = np.array(array)
+    array[place] = value
+    return array
+
+
+X, Z = DATA.continuous, DATA.categorical
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        (dict(continuous=with_value(X, (7, 1), np.nan)), "continuous must be finite, got nan in column 1, row 7"),
+        (dict(continuous=with_value(X, (7, 1), -np.inf)), "continuous must be finite, got -inf in column 1, row 7"),
+        (dict(categorical=with_value(Z, (4, 0), -1)), "categorical must hold codes from 0.* got -1 in column 0, row 4"),
+        (dict(categorical=with_value(Z, (4, 1), 4)), r"below \(3, 4\), got 4 in column 1, row 4"),
+        (dict(categorical=Z * 1.0), "categorical must hold integer codes"),
+        (dict(categorical=Z[:, 0]), "categorical must have shape"),
+        (dict(categorical=Z[1:]), "categorical must have 45 rows"),
+        (dict(labels=DATA.labels[1:]), "labels must have shape"),
+        (dict(num_categories=(3,)), "num_categories must have a positive number for each of 2"),
+        (dict(ordinal=(2,)), "ordinal must hold indices"),
+        (dict(num_clusters=0), "num_clusters must be an integer from 1 to the number of rows, 45, got 0"),
+        (dict(num_clusters=46), "num_clusters"),
+        (dict(continuous=X[:0], categorical=Z[:0], labels=DATA.labels[:0]), "at least one row and one column"),
+        (dict(continuous=NO_CONTINUOUS, categorical=NO_CATEGORICAL, num_categories=()), "at least one row and one"),
+    ],
+)
+def test_rows_that_are_none_are_named_at_the_door(method, fields, match):
+    with pytest.raises(ValueError, match=match):
+        method(changed(DATA, **fields), restarts=1, seed=0)
+
+
+def test_options_outside_their_ranges():
+    for method in METHODS:
+        with pytest.raises(ValueError, match="restarts must be at least 1"):
+            method(DATA, restarts=0, seed=0)
+    for gamma in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="gamma"):
+            mc.k_prototypes(DATA, restarts=1, seed=0, gamma=gamma)
+    with pytest.raises(ValueError, match="smoothing"):
+        mc.kamila(DATA, restarts=1, seed=0, smoothing=0.0)
+    with pytest.raises(ValueError, match="components"):
+        mc.famd_k_means(DATA, restarts=1, seed=0, components=-1)
 
 
 def test_kamila_follows_the_columns_that_tell_more():

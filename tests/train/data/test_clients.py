@@ -80,6 +80,10 @@ def test_clients_without_data_and_classes_absent_from_a_client_are_dealt_too():
         (dict(split="shards"), "data.split must be one of"),
         (dict(clients=0), "data.clients must be at least 1"),
         (dict(concentration=0.0), "data.concentration must be positive"),
+        (dict(concentration=float("inf")), "data.concentration must be positive and finite, got inf"),
+        (dict(concentration=float("nan")), "data.concentration must be positive and finite, got nan"),
+        (dict(partition_seed=-1), "data.partition_seed must be from 0 to"),
+        (dict(partition_seed=2**32), "data.partition_seed must be from 0 to"),  # its first deal is the second of seed 0
         (dict(partitions=0), "data.partitions must be at least 1"),
         (dict(split="iid", clients=0), "data.clients must be at least 1"),
     ],
@@ -87,5 +91,17 @@ def test_clients_without_data_and_classes_absent_from_a_client_are_dealt_too():
 def test_settings_outside_their_range(bad, match):
     with pytest.raises(ValueError, match=match):
         clients.deals(LABELS, settings(**bad))
-    with pytest.raises(ValueError, match="at least one example"):
-        clients.dirichlet_split(LABELS[:0], clients=2, concentration=1.0, rng=np.random.default_rng(0))
+    for split in clients.SPLITS:
+        with pytest.raises(ValueError, match="at least one example"):
+            clients.deals(LABELS[:0], settings(split=split))
+
+
+def test_concentrations_at_the_ends_of_their_range_deal_every_example():
+    for concentration in (1e-300, 1e300):
+        parts = clients.dirichlet_split(LABELS, clients=8, concentration=concentration, rng=np.random.default_rng(0))
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(300))
+
+
+def test_deals_of_different_seeds_differ():
+    rows = {tuple(clients.deals(LABELS, settings(partition_seed=seed))[0].ravel()) for seed in (0, 1, 2, 2**32 - 1)}
+    assert len(rows) == 4

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.metrics import adjusted_rand_score
 
 from lemmata.train import config as configs
 from lemmata.train import data
@@ -69,9 +70,40 @@ def test_a_column_of_few_values_has_as_many_levels():
         assert clustering.cut_table(np.random.default_rng(0), "two", bins=4).num_categories == (2,)
 
 
-def test_a_constant_column_becomes_zero():
-    rows = clustering.make_mixed(np.ones((4, 1)), np.array([[0], [1], [0], [1]]), (2,), labels=np.arange(4) % 2)
+@pytest.mark.parametrize("value", [1.0, 1e6 + 0.1, -1e200, 1e-200])
+def test_a_constant_column_becomes_zero(value):
+    table = np.full((7, 1), value)
+    rows = clustering.make_mixed(table, np.arange(7)[:, None] % 2, (2,), labels=np.arange(7) % 2)
     np.testing.assert_array_equal(rows.continuous, 0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-13, 1.0, 1e200])
+def test_columns_of_any_size_are_scaled_alike(scale):
+    table = np.random.default_rng(0).standard_normal((20, 2))
+    codes, labels = np.arange(20)[:, None] % 2, np.arange(20) % 2
+    expected = (table - table.mean(0)) / table.std(0, ddof=1)
+    rows = clustering.make_mixed(scale * table, codes, (2,), labels=labels)
+    np.testing.assert_allclose(rows.continuous, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", clustering.METHODS)
+@pytest.mark.parametrize("kind", ["no continuous columns", "no categorical columns", "constant columns", "one level"])
+def test_every_method_finds_clusters_that_columns_of_one_type_tell(name, kind):
+    rng = np.random.default_rng(0)
+    overlaps = (0.01, 0.1)
+    few = dict(continuous=0) if kind == "no continuous columns" else dict(continuous=4)
+    levels = () if kind == "no categorical columns" else (3, 4, 3, 4)
+    rows = clustering.simulate(rng, rows=90, shares=(1.0, 1.0, 1.0), levels=levels, overlaps=overlaps, **few)
+    if kind == "constant columns":
+        constant = np.ones_like(rows.continuous)
+        rows = clustering.make_mixed(constant, rows.categorical, rows.num_categories, labels=rows.labels)
+    if kind == "one level":
+        codes = np.concatenate([np.zeros((90, 1), int), rows.categorical], axis=1)
+        rows = clustering.make_mixed(
+            rows.continuous, codes, (1, *rows.num_categories), labels=rows.labels, ordinal=(1,)
+        )
+    found = clustering.METHODS[name](rows, resolved(restarts=10).method, 0)
+    assert adjusted_rand_score(rows.labels, found) > 0.75
 
 
 def test_seeds_draw_anew_and_arms_see_the_same():
@@ -103,6 +135,46 @@ def test_figure_has_a_group_a_data_set_and_an_entry_an_arm():
     assert len(ax.get_xticklabels()) == len(metrics) == 5
     assert ax.get_ylabel().startswith("adjusted Rand index")
     assert ax.get_xlabel() == "data set"
+
+
+@pytest.mark.parametrize(
+    ("sets", "match"),
+    [
+        (dict(simulations=(("one", 0.3, 0.3), ("one", 0.6, 0.6))), "must have different names, got 'one' twice"),
+        (dict(tables=("wine", "wine")), "must have different names, got 'wine' twice"),
+        (dict(simulations=(("wine", 0.3, 0.3),), tables=("wine",)), "must have different names, got 'wine' twice"),
+        (dict(simulations=(("", 0.3, 0.3),)), "must have different names, got an empty one"),
+        (dict(simulations=(), tables=()), "must name at least one data set together, got none"),
+    ],
+)
+def test_sets_that_share_a_name_are_refused(sets, match):
+    config = resolved()
+    with config.data.ignore_type():
+        config.data.update(dict(simulations=(), tables=()) | sets)
+    for call in (clustering.METRICS, lambda config: clustering.data_sets(config, seed=0)):
+        with pytest.raises(ValueError, match=match):
+            call(config)
+
+
+def test_rows_that_a_method_could_not_use_are_named():
+    codes, labels = np.zeros((3, 1), int), np.array([0, 1, 0])
+    with pytest.raises(ValueError, match="continuous must be finite, got nan in column 0, row 2"):
+        clustering.make_mixed(np.array([[0.0], [1.0], [np.nan]]), codes, (2,), labels=labels)
+    with pytest.raises(ValueError, match="got 2 in column 0, row 0"):
+        clustering.make_mixed(np.zeros((3, 1)), codes + 2, (2,), labels=labels)
+    with pytest.raises(ValueError, match="at least one row and one column"):
+        clustering.make_mixed(np.zeros((3, 0)), codes[:, :0], (), labels=labels)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"data\.tables must be sets with features and a class label; 'diabetes' has"):
+        clustering.cut_table(rng, "diabetes", bins=4)
+    with pytest.raises(ValueError, match=r"data\.bins must be at least 2, got 1"):
+        clustering.cut_table(rng, "wine", bins=1)
+    shape = dict(continuous=1, levels=(3,), overlaps=(0.3, 0.3))
+    with pytest.raises(ValueError, match=r"data\.rows must give every cluster a row, got 2"):
+        clustering.simulate(rng, rows=2, shares=(1.0, 1.0, 1.0), **shape)
+    for shares in ((), (1.0, 0.0), (1.0, np.nan), (2.0, -1.0)):
+        with pytest.raises(ValueError, match=r"data\.shares must be positive"):
+            clustering.simulate(rng, rows=30, shares=shares, **shape)
 
 
 def test_bad_settings_are_named():

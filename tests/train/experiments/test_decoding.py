@@ -62,18 +62,19 @@ def test_several_models_are_trained_as_each_would_be_alone():
     assert set(losses) == {"compressor", "target"}
 
 
-def test_generation_follows_the_choice_until_the_end_token():
+@pytest.mark.parametrize("ends", [4, [4], (4, 7), jnp.array([7, 0, 4])])
+def test_generation_follows_the_choice_until_an_end_token(ends):
     table = jax.random.normal(jax.random.key(0), (9, 9))
     written = decoding.generate(
         lambda state, token: (state, state[token]), table, jnp.arange(9),
-        key=jax.random.key(1), choose=decoding.greedy, num_steps=7, eos_id=4,
+        key=jax.random.key(1), choose=decoding.greedy, num_steps=7, eos_id=ends,
     )  # fmt: skip
     best = np.argmax(table, axis=-1)
     for first, row in enumerate(np.asarray(written)):
         token, ended = first, False
         for got in row:
-            token = 4 if ended else best[token]
-            ended = ended or token == 4
+            token = token if ended else best[token]
+            ended = ended or token in np.atleast_1d(ends)
             assert got == token
 
 

@@ -159,6 +159,27 @@ def test_a_client_of_weight_zero_sends_nothing_and_counts_for_nothing():
     jax.tree.map(np.testing.assert_array_equal, received, without)
 
 
+@pytest.mark.parametrize("clip", ["optimal", "max"])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_weight_that_is_not_finite_harms_no_other_than_it_must(clip, bad):
+    """An infinite one is clipped; a NaN, which has no code, shows in its layer, and there alone."""
+    sent, weights = models(), jnp.array([0.2, 0.3, 0.5])
+    place = (1, 2, 1)
+    broken = [dict(layer) for layer in sent]
+    broken[0]["kernel"] = sent[0]["kernel"].at[place].set(bad)
+    choices = items(clip=clip, rounding="nearest")
+    received, _ = uplink(broken, weights, jnp.full(3, 8), (8,), choices)
+    without, _ = uplink(sent, weights, jnp.full(3, 8), (8,), choices)
+    if np.isnan(bad):
+        assert np.isnan(received[0].pop("kernel")).all()
+        without[0].pop("kernel")
+    else:
+        got, expected = received[0]["kernel"], without[0]["kernel"]
+        assert np.isfinite(got).all()
+        received[0]["kernel"] = got.at[place[1:]].set(expected[place[1:]])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-3), received, without)
+
+
 # -------------------------------------------------------------------------------------------------------------- engine
 
 
@@ -229,6 +250,7 @@ def test_figures_say_what_their_axes_are(bits):
         (dict(weighting="loss"), "method.weighting must be one of"),
         (dict(algorithm="mvr", bits=(4,)), 'method.bits must be () but with algorithm "fedavg"'),
         (dict(weighting="inverse_mse"), 'method.weighting must be "data" where nothing is quantized'),
+        (dict(bits=(True, 4)), "method.bits must be integers from 1 to 24"),
         (dict(bits=(0, 4)), "method.bits must be integers from 1 to 24"),
         (dict(local_steps=0), "method.local_steps must be at least 1"),
         (dict(local_batch=0), "method.local_batch must be at least 1"),
