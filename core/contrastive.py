@@ -31,7 +31,8 @@ def info_nce_loss(
 
     van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748, with the
     scaled dot product as the critic. Rows are taken as they come: for cosine similarities pass them through
-    `distances.l2_normalize` first. For the symmetric two-view loss, add the loss with the arguments exchanged.
+    `distances.l2_normalize` first. For the symmetric two-view loss, add the loss with the arguments exchanged. The rows
+    of a batch are each other's negatives: over parts of a batch it is another loss.
 
     Args:
         queries: `[n, d]` float.
@@ -41,8 +42,8 @@ def info_nce_loss(
             inputs is about `3 n block_size` numbers. The value does not depend on it but for rounding.
 
     Returns:
-        `[n]` losses in nats, of the dtype that `queries` and `keys` promote to; computed in at least float32. They
-        differentiate in reverse mode. One row alone has nothing to be told from: its loss is 0.
+        `[n]` losses in nats, in at least float32. They differentiate in reverse mode. One row alone has nothing to be
+        told from: its loss is 0.
 
     Raises:
         ValueError: inputs that are not two matrices of one shape with n and d at least 1, a temperature that is not a
@@ -58,26 +59,26 @@ def info_nce_loss(
     checks.in_interval("temperature", temperature, 0.0, jnp.inf, closed="neither")
     if block_size is not None:
         checks.in_interval("block_size", block_size, 1, jnp.inf)
-    result, wide = numerics.float_dtypes(queries, keys)
+    _, wide = numerics.float_dtypes(queries, keys)
     if sizes["n"] == 1:
-        return jnp.zeros(1, result)  # not the rounding left between two ways of taking one product
+        return jnp.zeros(1, wide)  # not the rounding left between two ways of taking one product
 
     queries = queries.astype(wide) / jnp.asarray(temperature, wide)
     keys = keys.astype(wide)
     partition = product_logsumexp(queries, keys, block_size=block_size)
-    return (partition - jnp.sum(queries * keys, axis=-1)).astype(result)
+    return partition - jnp.sum(queries * keys, axis=-1)
 
 
 def product_logsumexp(queries: jax.Array, keys: jax.Array, *, block_size: int | None = None) -> jax.Array:
     """Log-sum-exp of each query's products with all keys: z_i = log sum_j exp(q_i . k_j).
 
     Args:
-        queries: `[n, d]` float32 or wider.
-        keys: `[m, d]` of the same dtype, m at least 1.
+        queries: `[n, d]` float.
+        keys: `[m, d]` float, m at least 1.
         block_size: how many keys are scored at once; by default all of them up to 1024, else 512.
 
     Returns:
-        `[n]`, of the dtype of the inputs. Differentiable in reverse mode with respect to both.
+        `[n]` in at least float32. Differentiable in reverse mode with respect to both.
 
     Raises:
         ValueError: inputs that are not matrices of one width, no key, or block_size < 1.
@@ -89,7 +90,8 @@ def product_logsumexp(queries: jax.Array, keys: jax.Array, *, block_size: int | 
         block_size = num_keys if num_keys <= _ONE_BLOCK else _BLOCK
     checks.in_interval("block_size", block_size, 1, jnp.inf)
     num_blocks = -(-num_keys // block_size)
-    return _compiled(queries, keys, num_blocks)
+    _, wide = numerics.float_dtypes(queries, keys)
+    return _compiled(queries.astype(wide), keys.astype(wide), num_blocks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

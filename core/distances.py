@@ -78,8 +78,8 @@ def nearest_and_farthest(x: jax.Array, *, block_size: int = 512) -> tuple[jax.Ar
         block_size: rows whose n distances are held at once, static: memory is block_size x n, not n x n.
 
     Returns:
-        `(nearest, farthest)`, each `[n]`, of the same dtype, computed in at least float32 from the differences
-        themselves: near rows far from the origin keep their distance. Equal rows have nearest 0.
+        `(nearest, farthest)`, each `[n]` in at least float32, computed from the differences themselves: near rows far
+        from the origin keep their distance. Equal rows have nearest 0.
 
     Raises:
         ValueError: fewer than two rows.
@@ -91,9 +91,8 @@ def nearest_and_farthest(x: jax.Array, *, block_size: int = 512) -> tuple[jax.Ar
     n = checks.shapes(("x", x, "n d"))["n"]
     if n < 2:
         raise ValueError(f"x must have at least two rows, got {n}.")
-    result, wide = numerics.float_dtypes(x)
-    nearest, farthest = _nearest_and_farthest(x.astype(wide), block_size=block_size)
-    return nearest.astype(result), farthest.astype(result)
+    _, wide = numerics.float_dtypes(x)
+    return _nearest_and_farthest(x.astype(wide), block_size=block_size)
 
 
 @functools.partial(jax.jit, static_argnames="block_size")

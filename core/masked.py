@@ -18,17 +18,17 @@ def mean(
         empty: the value where nothing counts; no gradient passes there.
 
     Returns:
-        `x` without `axis`, of its dtype; summed in at least float32.
+        `x` without `axis`, in at least float32: the mean of losses is a loss.
 
     Example:
         >>> mean(jnp.array([[1.0, jnp.nan], [3.0, 4.0]]), jnp.array([[True, False], [False, False]]), axis=1)
         Array([1., 0.], dtype=float32)
     """
-    result, wide = numerics.float_dtypes(x)
+    _, wide = numerics.float_dtypes(x)
     where = jnp.broadcast_to(True if where is None else where, x.shape)
     count = jnp.sum(where, axis=axis)
     total = jnp.sum(jnp.where(where, x.astype(wide), 0), axis=axis)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), empty).astype(result)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), empty)
 
 
 def max(

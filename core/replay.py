@@ -42,7 +42,7 @@ def update_replay(replay: Replay, rows: Any) -> Replay:
         rows: tree of `[n, ...]`, n at most the capacity; cast to the buffer's dtypes.
 
     Raises:
-        ValueError: more rows than the buffer holds.
+        ValueError: more rows than the buffer holds, or rows of another tree or shape than those that it holds.
 
     Example:
         >>> replay = update_replay(init_replay(jnp.zeros(()), capacity=3), jnp.array([1.0, 2.0]))
@@ -51,6 +51,7 @@ def update_replay(replay: Replay, rows: Any) -> Replay:
         Array([2., 3., 4.], dtype=float32)
     """
     capacity, count = _length(replay.rows), _length(rows)
+    _check_rows(replay.rows, rows, count)
     if count > capacity:
         raise ValueError(f"rows must be at most the capacity, {capacity}, got {count}.")
     slots = (replay.head + jnp.arange(count)) % capacity
@@ -76,6 +77,15 @@ def take(replay: Replay, positions: jax.Array, *others: jax.Array) -> Any:
     """
     slots = (replay.head - replay.size + positions) % _length(replay.rows)
     return jax.tree.map(lambda x: x[slots, *others], replay.rows)
+
+
+def _check_rows(kept: Any, rows: Any, count: int) -> None:
+    if jax.tree.structure(rows) != jax.tree.structure(kept):
+        raise ValueError(f"rows must be a tree {jax.tree.structure(kept)}, got {jax.tree.structure(rows)}.")
+    for leaf, held in zip(jax.tree.leaves(rows), jax.tree.leaves(kept), strict=True):
+        expected = (count, *held.shape[1:])  # another shape might broadcast, in silence
+        if jnp.shape(leaf) != expected:
+            raise ValueError(f"rows must have leaves of shape {list(expected)}, got {list(jnp.shape(leaf))}.")
 
 
 def _length(rows: Any) -> int:

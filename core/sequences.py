@@ -1,4 +1,4 @@
-r"""Log-probabilities of tokens and of sequences under a model's logits.
+r"""Log-probabilities of tokens and of sequences under a model's logits, and where a sequence ends.
 
 With z_v the logits at a position, p = softmax(z) and y the label,
 
@@ -8,8 +8,11 @@ Logits are the largest arrays of a language model, so no other of their size is 
 anew, straight into the gradient.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from . import masked, numerics
 
@@ -22,9 +25,9 @@ def token_logps(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels: `[...]` int, in [0, vocab): the token that the logits at that place predict.
 
     Returns:
-        `[...]` in nats, of the dtype of `logits`; computed in at least float32. -inf for an impossible token, also
-        where every token is. NaN for a label outside the vocabulary, such as the -100 that some programs write where
-        nothing is to be predicted; mask it, and the gradient is finite.
+        `[...]` in nats, in at least float32. -inf for an impossible token, also where every token is. NaN for a label
+        outside the vocabulary, such as the -100 that some programs write where nothing is to be predicted; mask it,
+        and the gradient is finite.
 
     Raises:
         ValueError: shapes that do not match, no vocabulary, or labels that are not integers.
@@ -33,8 +36,7 @@ def token_logps(logits: jax.Array, labels: jax.Array) -> jax.Array:
         >>> token_logps(jnp.zeros((2, 4)), jnp.array([0, 3]))   # -log 4
         Array([-1.3862944, -1.3862944], dtype=float32)
     """
-    result, _ = numerics.float_dtypes(logits)
-    return _checked_logps(logits, labels).astype(result)
+    return _checked_logps(logits, labels)
 
 
 def sequence_logps(
@@ -49,7 +51,8 @@ def sequence_logps(
         length_normalized: the mean over the positions that count, instead of the sum.
 
     Returns:
-        `[...]` in nats, of the dtype of `logits`; computed in at least float32. 0 where no position counts.
+        `[...]` in nats, in at least float32: in bfloat16 the sum over 512 tokens would be rounded to whole nats. 0
+        where no position counts.
 
     Raises:
         ValueError: shapes that do not match, no axis of time, no vocabulary, or labels that are not integers.
@@ -62,11 +65,58 @@ def sequence_logps(
         raise ValueError(f"labels must be [..., time], got shape {list(jnp.shape(labels))}.")
     if where is not None and jnp.shape(where) != jnp.shape(labels):
         raise ValueError(f"where must have shape {list(jnp.shape(labels))} as labels, got {list(jnp.shape(where))}.")
-    result, _ = numerics.float_dtypes(logits)
     logps = _checked_logps(logits, labels)
     if length_normalized:
-        return masked.mean(logps, where, axis=-1).astype(result)
-    return jnp.sum(logps if where is None else jnp.where(where, logps, 0), axis=-1).astype(result)
+        return masked.mean(logps, where, axis=-1)
+    return jnp.sum(logps if where is None else jnp.where(where, logps, 0), axis=-1)
+
+
+def end_ids(eos_id: ArrayLike | Sequence[int]) -> jax.Array:
+    """The end tokens as an array, whether one was given or several.
+
+    Args:
+        eos_id: int, or a sequence or an array `[k]` of ints, k at least 1. One that no token has, such as -1, ends
+            nothing.
+
+    Returns:
+        `[k]` int32.
+
+    Raises:
+        ValueError: no end token, more than one axis, or what is not integers.
+
+    Example:
+        >>> end_ids(2), end_ids([2, 7])
+        (Array([2], dtype=int32), Array([2, 7], dtype=int32))
+    """
+    try:
+        ids = jnp.asarray(eos_id)
+    except (TypeError, ValueError):  # such as a list of unequal lists
+        raise ValueError(f"eos_id must be an integer or several, got {eos_id!r}.") from None
+    if ids.size and not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"eos_id must be integers, got {ids.dtype}.")
+    if ids.ndim > 1 or not ids.size:
+        raise ValueError(f"eos_id must be an integer or have shape [k], k at least 1, got shape {list(ids.shape)}.")
+    return jnp.atleast_1d(ids).astype(jnp.int32)
+
+
+def ends(token: jax.Array, eos_id: ArrayLike | Sequence[int]) -> jax.Array:
+    """Which tokens end their row: those that are one of the end tokens.
+
+    Args:
+        token: `[...]` int.
+        eos_id: int, or a sequence or an array `[k]` of ints: any of them ends any row.
+
+    Returns:
+        `[...]` bool.
+
+    Raises:
+        ValueError: as `end_ids`.
+
+    Example:
+        >>> ends(jnp.array([2, 3, 7]), [2, 7])
+        Array([ True, False,  True], dtype=bool)
+    """
+    return jnp.any(jnp.expand_dims(token, -1) == end_ids(eos_id), axis=-1)
 
 
 def _checked_logps(logits, labels):

@@ -1,26 +1,35 @@
-"""What every public function owes its callers, checked on the first golden case of each.
+"""What every public function owes its callers, checked on the first golden case of each, or on an example.
 
-The arrays of a case are traced, the rest (numbers, strings, lists of numbers) is static. A function whose arrays cannot
-be treated so, or to which a check does not apply, has an entry in `support/conformance_exclusions.py`.
+The arrays of a case are traced, the rest (numbers, strings, lists of numbers, callables) is static. What can be is
+traced into one program, so that a function is compiled twice: as it is, and with everything that is derived from it. A
+function whose arrays cannot be treated so, or to which a check does not apply, has an entry in
+`support/conformance_exclusions.py`.
 """
+
+import contextlib
+import functools
+import inspect
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance_exclusions import EXCLUDED
-from golden_cases import assert_matches, first_cases
+from conformance_examples import public_calls, subjects
+from conformance_exclusions import BATCH, EXCLUDED, KEEPS_DTYPE
+from golden_cases import assert_matches
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-CHECKS = ("jit", "vmap", "grad", "bfloat16", "sharded", "retrace")
+CHECKS = ("jit", "vmap", "grad", "float32", "empty", "sharded", "retrace")
 RTOL, ATOL = 2e-5, 2e-6  # two orders of the same float32 sums
+HALF = {jnp.bfloat16: (2.0**-8, 1e-5), jnp.float16: (2.0**-10, 1e-6)}  # tolerances of what is rounded once
 
 
 class Subject:
     """A function with the arrays of its case as a flat list, compiled once for all checks."""
 
     def __init__(self, case):
-        self.case, self.traces = case, 0
+        self.case, self.traces, self.failures = case, 0, {}
         function = case.function
         leaves, tree = jax.tree.flatten(case.inputs())
         dynamic = [isinstance(leaf, jax.Array) for leaf in leaves]
@@ -43,19 +52,118 @@ class Subject:
             if (self.case.call, name) in EXCLUDED:
                 pytest.skip(EXCLUDED[self.case.call, name])
 
+    def derived(self, check):
+        """What `check` needs of the one program that holds the batched, the differentiated and the half versions."""
+        results = self._derived
+        if check in self.failures:
+            raise self.failures[check]
+        return results[check]
 
-@pytest.fixture(scope="module", params=first_cases(), ids=lambda case: case.call.removeprefix("methods."))
+    @functools.cached_property
+    def _derived(self):
+        parts = {"vmap": self._batched, "grad": self._gradients, "float32": self._halves}
+        functions, inputs = {}, {}
+        for name, part in parts.items():
+            if (self.case.call, name) not in EXCLUDED and (self.case.call, "all") not in EXCLUDED:
+                with self._failing(name):
+                    functions[name], inputs[name] = part()
+
+        def program(inputs):
+            results = {}
+            for name, function in functions.items():
+                with self._failing(name):
+                    results[name] = function(inputs[name])
+            return results
+
+        # or XLA would leave out a rounding to half precision that is followed by a widening, and none would be seen
+        return jax.jit(program, compiler_options={"xla_allow_excess_precision": False})(inputs)
+
+    @contextlib.contextmanager
+    def _failing(self, check):
+        """An exception is that check's alone: the others shall not suffer."""
+        try:
+            yield
+        except Exception as error:
+            self.failures[check] = error
+
+    def _batched(self):
+        stacked = [jnp.stack(pair) for pair in zip(self.arrays, self.reversed, strict=True)]
+        return lambda stacked: jax.vmap(self.call, axis_size=2)(*stacked), stacked
+
+    def _gradients(self):
+        def gradients(arrays):
+            floats = {index: array for index, array in enumerate(arrays) if is_float(array)}
+            assert floats, "no input is a float: exclude this check by name"
+
+            def scalar(floats):
+                outputs = jax.tree.leaves(self.call(*[floats.get(i, array) for i, array in enumerate(arrays)]))
+                outputs = [leaf for leaf in outputs if is_float(leaf)]
+                assert outputs, "no output is a float: exclude this check by name"
+                return sum(map(uneven_sum, outputs))
+
+            return jax.grad(scalar)(floats)
+
+        return gradients, self.arrays
+
+    def _halves(self):
+        assert any(map(is_float, self.arrays)), "no input is a float: exclude this check by name"
+        return lambda halves: [self.call(*half) for half in halves], [self.cast(self.arrays, dtype) for dtype in HALF]
+
+    @staticmethod
+    def cast(arrays, dtype):
+        return [array.astype(dtype) if is_float(array) else array for array in arrays]
+
+    def emptied(self):
+        """Arguments with no entry along the batch's axis, and the names of the parameters."""
+        args, kwargs = self.case.inputs()
+        bound = inspect.signature(self.case.function).bind(*args, **kwargs)
+        named = [(name, value) for name, value in bound.arguments.items() if has_axis(value)]
+        for extra in (value for value in bound.arguments.values() if isinstance(value, dict)):
+            named += [(name, value) for name, value in extra.items() if has_axis(value)]  # of **kwargs
+        size = named[0][1].shape[0] if named else None
+        batch = BATCH.get(self.case.call) or [name for name, value in named if value.shape[0] == size]
+
+        def cut(name, value):
+            return jax.tree.map(lambda x: x[:0] if has_axis(x) else x, value) if name in batch else value
+
+        names = list(inspect.signature(self.case.function).parameters)
+        args = [cut(name, value) for name, value in zip(names, args, strict=False)] + list(args[len(names) :])
+        return args, {name: cut(name, value) for name, value in kwargs.items()}, {*names, *kwargs}
+
+
+@pytest.fixture(scope="module", params=subjects(), ids=lambda case: case.call.removeprefix("methods."))
 def subject(request):
     return Subject(request.param)
 
 
 def assert_close(actual, expected, *, rtol=RTOL, atol=ATOL):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    assert_matches(jax.tree.leaves(actual), jax.tree.leaves(expected), rtol=rtol, atol=atol)
+    assert_matches(data_of(actual), data_of(expected), rtol=rtol, atol=atol)
+
+
+def data_of(tree):
+    """The leaves, keys as numbers."""
+    leaves = jax.tree.leaves(tree)
+    return [jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x for x in leaves]
 
 
 def is_float(array):
     return jnp.issubdtype(array.dtype, jnp.inexact)
+
+
+def has_axis(value):
+    return isinstance(value, jax.Array) and value.ndim > 0
+
+
+def uneven_sum(x):
+    """Since a plain sum of probabilities is constant; a -inf score has no slope to ask for."""
+    return jnp.sum(jnp.cos(jnp.arange(x.size)) * jnp.where(jnp.isfinite(x), x, 0).ravel())
+
+
+def paths_of(tree):
+    """`(path, leaf)` of every leaf, the path as in KEEPS_DTYPE: "", "0", "1/bn1/mean"."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
 
 
 def test_jit_gives_the_eager_value(subject):
@@ -65,42 +173,73 @@ def test_jit_gives_the_eager_value(subject):
 
 def test_vmap_gives_the_value_of_each_slice(subject):
     subject.require("vmap")
-    stacked = [jnp.stack(pair) for pair in zip(subject.arrays, subject.reversed, strict=True)]
-    batched = jax.jit(jax.vmap(subject.call, axis_size=2))(*stacked)
+    batched = subject.derived("vmap")
     for index, arrays in enumerate((subject.arrays, subject.reversed)):
         assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], batched), subject.jitted(*arrays))
 
 
 def test_gradient_is_finite(subject):
     subject.require("grad")
-    floats = [index for index, array in enumerate(subject.arrays) if is_float(array)]
-
-    def scalar(values):
-        arrays = list(subject.arrays)
-        for index, value in zip(floats, values, strict=True):
-            arrays[index] = value
-        outputs = [leaf for leaf in jax.tree.leaves(subject.call(*arrays)) if is_float(leaf)]
-        assert outputs, "no output is a float: exclude this check by name"
-        # uneven weights, since a plain sum of probabilities is constant; a -inf score has no slope to ask for
-        weighted = [jnp.cos(jnp.arange(leaf.size)) * jnp.where(jnp.isfinite(leaf), leaf, 0).ravel() for leaf in outputs]
-        return sum(part.sum() for part in weighted)
-
-    assert floats, "no input is a float: exclude this check by name"
-    gradients = jax.jit(jax.grad(scalar))([subject.arrays[index] for index in floats])
-    for index, gradient in zip(floats, gradients, strict=True):
+    for index, gradient in subject.derived("grad").items():
         assert np.isfinite(np.asarray(gradient)).all(), f"gradient with respect to array {index} is not finite"
 
 
-def test_bfloat16_input_is_computed_in_float32(subject):
-    """Against float32 arrays of the same, rounded, values: the rounding of the result is all that may differ."""
-    subject.require("bfloat16")
-    assert any(map(is_float, subject.arrays)), "no input is a float: exclude this check by name"
-    rounded = [array.astype(jnp.bfloat16) if is_float(array) else array for array in subject.arrays]
-    widened = [array.astype(jnp.float32) if is_float(array) else array for array in rounded]
-    actual, expected = subject.jitted(*rounded), subject.jitted(*widened)
-    for leaf in jax.tree.leaves(actual):
-        assert not is_float(leaf) or leaf.dtype == jnp.bfloat16, f"a result is {leaf.dtype}, every input bfloat16"
-    assert_close(actual, expected, rtol=2.0**-8, atol=1e-5)
+def test_half_precision_gives_float32_scores(subject):
+    """Against float32 arrays of the same, rounded, values.
+
+    A loss, a score, a log-probability is float32 and equal but for the order of sums. What is of its input's own kind
+    is named in KEEPS_DTYPE: it has the inputs' dtype, and one rounding more.
+    """
+    subject.require("float32")
+    for (dtype, rounding), actual in zip(HALF.items(), subject.derived("float32"), strict=True):
+        expected = subject.jitted(*subject.cast(subject.cast(subject.arrays, dtype), jnp.float32))
+        assert jax.tree.structure(actual) == jax.tree.structure(expected)
+        for (path, leaf), right in zip(paths_of(actual), jax.tree.leaves(expected), strict=True):
+            rtol, atol = RTOL, ATOL
+            if is_float(leaf):
+                keeps = keeps_dtype(subject.case.call, path)
+                assert leaf.dtype == (dtype if keeps else jnp.float32), f"result {path!r} of {dtype.__name__} inputs"
+                rtol, atol = rounding if keeps else (RTOL, ATOL)
+            assert_matches(leaf, np.asarray(right), rtol=rtol, atol=atol, where=f"result {path!r}")
+
+
+def keeps_dtype(call, path):
+    parts = KEEPS_DTYPE.get(call, {})
+    return any(part in ("", path) or path.startswith(f"{part}/") for part in parts)
+
+
+def test_empty_leading_axis_gives_an_empty_result_or_a_named_error(subject):
+    subject.require("empty")
+    args, kwargs, names = subject.emptied()
+    empty = [leaf for leaf in jax.tree.leaves((args, kwargs)) if has_axis(leaf) and leaf.shape[0] == 0]
+    assert empty, "no array has the batch's axis: name it in BATCH, or exclude this check by name"
+    actual, error = outcome(subject.case.function, *args, **kwargs)
+    if error is not None:
+        assert raised_by_us(error), f"an obscure error: {error}"
+        assert any(re.search(rf"\b{name}\b", str(error)) for name in names), f"names no argument: {error}"
+        return
+    expected = subject.jitted(*subject.arrays)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, leaf), full in zip(paths_of(actual), jax.tree.leaves(expected), strict=True):
+        sizes = zip(leaf.shape, full.shape, strict=True)
+        assert all(size in (0, whole) for size, whole in sizes), f"result {path!r} is {leaf.shape} of {full.shape}"
+        assert leaf.dtype == full.dtype, f"result {path!r} is {leaf.dtype}"
+        assert not (is_float(leaf) and np.isnan(np.asarray(leaf)).any()), f"result {path!r} has a NaN"
+
+
+def outcome(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs), None
+    except ValueError as error:
+        return None, error
+
+
+def raised_by_us(error):
+    """Whether the package itself raised it, and no library below."""
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals["__name__"].startswith("lemmata.")
 
 
 def test_sharded_batch_gives_the_value_of_one_device(subject):
@@ -127,14 +266,60 @@ def test_same_shapes_do_not_retrace(subject):
     assert subject.traces == before
 
 
-def test_exclusions_name_functions_and_checks_that_exist():
-    calls = {case.call for case in first_cases()}
+def test_every_public_function_has_a_case():
+    assert sorted(case.call for case in subjects()) == sorted(public_calls())
+
+
+def test_tables_name_functions_and_checks_that_exist():
+    calls = {case.call for case in subjects()}
     for (call, check), reason in EXCLUDED.items():
-        assert call in calls, f"{call} has no golden case"
+        assert call in calls, f"{call} has no case"
         assert check in (*CHECKS, "all"), f"{call}: no check is called {check}"
         assert reason.strip(), f"{call}: {check} is excluded without a reason"
+    for call, parts in KEEPS_DTYPE.items():
+        assert call in calls, f"{call} has no case"
+        assert parts, f"{call} keeps nothing"
+        assert all(kind.strip() for kind in parts.values()), f"{call}: a result is kept without its kind"
+    for call, names in BATCH.items():
+        case = next(case for case in subjects() if case.call == call)
+        given = inspect.signature(case.function).bind(*case.inputs()[0], **case.inputs()[1]).arguments
+        known = {*given, *(name for value in given.values() if isinstance(value, dict) for name in value)}
+        assert set(names) <= known, f"{call}: no argument of its case is called {set(names) - known}"
 
 
 def test_comparison_sees_a_wrong_value():
     with pytest.raises(AssertionError):
         assert_close((np.float32(1.0),), (np.float32(1.001),))
+
+
+def rounded_on_the_way(logits):
+    return jnp.sum(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1).astype(logits.dtype).astype(jnp.float32)
+
+
+def modulo_by_the_batch(x):
+    return x[: 7 % x.shape[0]]
+
+
+def mean_of_nothing(x):
+    return jnp.mean(x)
+
+
+class Wrong:
+    """A case of a function of this module."""
+
+    def __init__(self, function):
+        self.function, self.call = function, "methods.none:wrong"
+
+    def inputs(self):
+        return (3 * jax.random.normal(jax.random.key(0), (4, 300)),), {}
+
+
+def test_half_precision_check_sees_a_rounding_on_the_way():
+    with pytest.raises(AssertionError, match="result ''"):
+        test_half_precision_gives_float32_scores(Subject(Wrong(rounded_on_the_way)))
+
+
+@pytest.mark.parametrize("function", [modulo_by_the_batch, mean_of_nothing])
+def test_empty_check_sees_obscure_errors_and_nan(function):
+    with pytest.raises((AssertionError, ZeroDivisionError)):
+        test_empty_leading_axis_gives_an_empty_result_or_a_named_error(Subject(Wrong(function)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_cases import assert_matches, bind
+from golden_cases import assert_matches, bind, read
 
 ARRAYS = {"a0": np.arange(3, dtype=np.float32), "a1": np.array([1, 2], np.int32), "a2": np.array(True)}
 
@@ -79,6 +79,29 @@ def test_keywords_are_plain_unless_they_say_array():
 def test_starred_parameter_takes_all_that_is_left():
     args, _ = bind(starred, [{"left": "a0", "right": "a1"}] * 3, {}, ARRAYS)
     assert [type(layer) for layer in args] == [Layer, Layer, Layer]
+
+
+GOLDEN = {"call": "methods.a:f", "args": [], "kwargs": {}, "outputs": "a0", "rtol": 1e-5, "atol": 0.0, "note": ""}
+EXAMPLE = {"call": "methods.a:f", "args": ["a0"], "kwargs": {}, "kind": "example"}
+
+
+def test_a_case_is_a_golden_unless_it_says_that_it_is_an_example():
+    cases = read({"method": "a", "cases": [GOLDEN, EXAMPLE, GOLDEN | {"kind": "golden"}]})
+    assert [(case.index, case.kind) for case in cases] == [(0, "golden"), (1, "example"), (2, "golden")]
+    assert cases[1].outputs is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        GOLDEN | {"kind": "sample"},
+        {name: value for name, value in GOLDEN.items() if name != "outputs"},
+        EXAMPLE | {"tolerance": 1e-5},
+    ],
+)
+def test_a_case_that_is_neither_is_an_error(bad):
+    with pytest.raises(ValueError, match="a, case 0"):
+        read({"method": "a", "cases": [bad]})
 
 
 def test_unknown_array_is_an_error():

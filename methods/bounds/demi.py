@@ -46,7 +46,7 @@ def info_nce_bound(pos: jax.Array, neg: jax.Array) -> jax.Array:
         neg: `[n, m]` float, critic at the negatives; -inf masks a candidate, and K does not shrink.
 
     Returns:
-        Scalar in nats, at most log(m + 1), of the dtype of the inputs' promotion; 0 if m = 0. It does not change when
+        Scalar in nats, at most log(m + 1), in at least float32; 0 if m = 0. It does not change when
         a row of pos and neg moves by a constant.
 
     Raises:
@@ -57,8 +57,8 @@ def info_nce_bound(pos: jax.Array, neg: jax.Array) -> jax.Array:
         Array(1.3859..., dtype=float32)
     """
     _check_rows(pos, neg)
-    result, wide = numerics.float_dtypes(pos, neg)
-    return _mean_log_ratio(_margins(pos, neg, wide)).astype(result)
+    _, wide = numerics.float_dtypes(pos, neg)
+    return _mean_log_ratio(_margins(pos, neg, wide))
 
 
 def conditional_info_nce_bound(pos: jax.Array, neg: jax.Array, *, proposal_kl: ArrayLike = 0.0) -> jax.Array:
@@ -72,7 +72,7 @@ def conditional_info_nce_bound(pos: jax.Array, neg: jax.Array, *, proposal_kl: A
         proposal_kl: scalar or `[n]`, in nats, the divergence of the proposal at each x'; 0 where q = p.
 
     Returns:
-        Scalar in nats, of the dtype of the inputs' promotion.
+        Scalar in nats, in at least float32.
 
     Raises:
         ValueError: shapes other than these, or no row.
@@ -84,9 +84,9 @@ def conditional_info_nce_bound(pos: jax.Array, neg: jax.Array, *, proposal_kl: A
     _check_rows(pos, neg)
     if jnp.ndim(proposal_kl) > 0:
         checks.shapes(("pos", pos, "n"), ("proposal_kl", proposal_kl, "n"))
-    result, wide = numerics.float_dtypes(pos, neg, proposal_kl)
+    _, wide = numerics.float_dtypes(pos, neg, proposal_kl)
     bound = _mean_log_ratio(_margins(pos, neg, wide))
-    return (bound - jnp.mean(jnp.asarray(proposal_kl, wide))).astype(result)
+    return bound - jnp.mean(jnp.asarray(proposal_kl, wide))
 
 
 def importance_sampled_bound(pos: jax.Array, neg: jax.Array, log_weights: jax.Array) -> jax.Array:
@@ -102,7 +102,7 @@ def importance_sampled_bound(pos: jax.Array, neg: jax.Array, log_weights: jax.Ar
             every one has, their sum counts as zero.
 
     Returns:
-        Scalar in nats, of the dtype of the inputs' promotion. With equal log_weights it is `info_nce_bound(pos, neg)`.
+        Scalar in nats, in at least float32. With equal log_weights it is `info_nce_bound(pos, neg)`.
 
     Raises:
         ValueError: shapes other than these, or no row.
@@ -113,10 +113,10 @@ def importance_sampled_bound(pos: jax.Array, neg: jax.Array, log_weights: jax.Ar
     """
     _check_rows(pos, neg)
     checks.shapes(("neg", neg, "n m"), ("log_weights", log_weights, "n m"))
-    result, wide = numerics.float_dtypes(pos, neg, log_weights)
+    _, wide = numerics.float_dtypes(pos, neg, log_weights)
     log_w = numerics.log_normalize(jax.lax.stop_gradient(log_weights.astype(wide)))
     log_m = jnp.log(jnp.asarray(max(neg.shape[1], 1), wide))
-    return _mean_log_ratio(_margins(pos, neg, wide) + (log_w + log_m)).astype(result)
+    return _mean_log_ratio(_margins(pos, neg, wide) + (log_w + log_m))
 
 
 def boosted_critic_bound(pos: jax.Array, neg: jax.Array, base_pos: jax.Array, base_neg: jax.Array) -> jax.Array:
@@ -132,7 +132,7 @@ def boosted_critic_bound(pos: jax.Array, neg: jax.Array, base_pos: jax.Array, ba
         base_neg: `[n, m]` float, psi at the negatives. No gradient.
 
     Returns:
-        Scalar in nats, at most log(m + 1), of the dtype of the inputs' promotion.
+        Scalar in nats, at most log(m + 1), in at least float32.
 
     Raises:
         ValueError: shapes other than these, or no row.
@@ -143,9 +143,9 @@ def boosted_critic_bound(pos: jax.Array, neg: jax.Array, base_pos: jax.Array, ba
     """
     _check_rows(pos, neg)
     checks.shapes(("pos", pos, "n"), ("neg", neg, "n m"), ("base_pos", base_pos, "n"), ("base_neg", base_neg, "n m"))
-    result, wide = numerics.float_dtypes(pos, neg, base_pos, base_neg)
+    _, wide = numerics.float_dtypes(pos, neg, base_pos, base_neg)
     base = jax.lax.stop_gradient(_margins(base_pos, base_neg, wide))
-    return _mean_log_ratio(base + _margins(pos, neg, wide)).astype(result)
+    return _mean_log_ratio(base + _margins(pos, neg, wide))
 
 
 def demi_bound(
@@ -170,7 +170,7 @@ def demi_bound(
         proposal_kl: scalar or `[n]`, see `conditional_info_nce_bound`. Has no part where log_weights is given.
 
     Returns:
-        Scalar in nats, at most log(m + 1) + log(m' + 1) without log_weights, of the dtype of the inputs' promotion.
+        Scalar in nats, at most log(m + 1) + log(m' + 1) without log_weights, in at least float32.
 
     Raises:
         ValueError: shapes other than these, or no row.
@@ -183,13 +183,13 @@ def demi_bound(
     checks.shapes(("base_pos", base_pos, "n"), ("pos", pos, "n"))
     _check_rows(base_pos, base_neg, prefix="base_")
     second_kwarg = proposal_kl if log_weights is None else log_weights
-    result, wide = numerics.float_dtypes(base_pos, base_neg, pos, neg, second_kwarg)
+    _, wide = numerics.float_dtypes(base_pos, base_neg, pos, neg, second_kwarg)
     base_pos, base_neg, pos, neg = (values.astype(wide) for values in (base_pos, base_neg, pos, neg))
     if log_weights is None:
         second = conditional_info_nce_bound(pos, neg, proposal_kl=proposal_kl)
     else:
         second = importance_sampled_bound(pos, neg, log_weights)
-    return (info_nce_bound(base_pos, base_neg) + second).astype(result)
+    return info_nce_bound(base_pos, base_neg) + second
 
 
 def gaussian_subview_critics(
@@ -210,7 +210,7 @@ def gaussian_subview_critics(
         subview_mi: I' = I(x'; y), scalar, nats, in [0, I].
 
     Returns:
-        `(psi, phi)`, each of the broadcast leading shape, nats, of the dtype of the inputs' promotion.
+        `(psi, phi)`, each of the broadcast leading shape, nats, in at least float32.
 
     Raises:
         ValueError: another d, or subview_mi outside [0, total_mi].
@@ -221,7 +221,7 @@ def gaussian_subview_critics(
     """
     dim = checks.shapes(("y", y, "... d"), ("x_sub", x_sub, "... d"), ("x_full", x_full, "... d"))["d"]
     _check_information(total_mi, subview_mi)
-    result, wide = numerics.float_dtypes(y, x_sub, x_full)
+    _, wide = numerics.float_dtypes(y, x_sub, x_full)
     y, x_sub, x_full = (values.astype(wide) for values in (y, x_sub, x_full))
     total, sub = jnp.asarray(total_mi, wide), jnp.asarray(subview_mi, wide)
     p1, p2 = _noise_precisions(total, sub, dim)
@@ -232,7 +232,7 @@ def gaussian_subview_critics(
     psi = sub + jnp.sum(given_nothing - given_sub, axis=-1) / 2  # the log determinants are I' and I - I'
     phi = (total - sub) + jnp.sum(given_sub - given_both, axis=-1) / 2
     shape = jnp.broadcast_shapes(psi.shape, phi.shape)
-    return jnp.broadcast_to(psi, shape).astype(result), phi.astype(result)
+    return jnp.broadcast_to(psi, shape), phi
 
 
 def sample_gaussian_subviews(

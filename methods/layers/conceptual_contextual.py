@@ -116,7 +116,7 @@ def triple_score(head: jax.Array, relation: jax.Array, tail: jax.Array, *, kind:
         kind: "translation", at most 0, and 0 where e_h + rho_r = e_t; or "distmult", symmetric in head and tail.
 
     Returns:
-        `[...]`, of the dtype of the inputs' promotion.
+        `[...]` in at least float32.
 
     Raises:
         ValueError: another kind, another E, or leading axes that do not broadcast.
@@ -136,11 +136,11 @@ def triple_score(head: jax.Array, relation: jax.Array, tail: jax.Array, *, kind:
     except ValueError:
         got = ", ".join(f"{name} {list(array.shape)}" for name, array, _ in arrays)
         raise ValueError(f"head, relation and tail must have leading axes that broadcast, got {got}.") from None
-    result, wide = numerics.float_dtypes(head, relation, tail)
+    _, wide = numerics.float_dtypes(head, relation, tail)
     head, relation, tail = (array.astype(wide) for array in (head, relation, tail))
     if kind == "translation":
-        return -jnp.sum(jnp.abs(head + relation - tail), axis=-1).astype(result)
-    return jnp.sum(head * relation * tail, axis=-1).astype(result)
+        return -jnp.sum(jnp.abs(head + relation - tail), axis=-1)
+    return jnp.sum(head * relation * tail, axis=-1)
 
 
 def triple_loss(score_positive: jax.Array, score_negative: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -152,8 +152,8 @@ def triple_loss(score_positive: jax.Array, score_negative: jax.Array, *, where: 
         where: `[B, m]` bool, True: the negative counts. None: all do. What it leaves out may be infinite or NaN.
 
     Returns:
-        `[B]` in nats, at least 0, of the dtype of the scores' promotion. 0 without a negative that counts; log(1 + m)
-        where all scores are equal.
+        `[B]` in nats, at least 0, in at least float32. 0 without a negative that counts; log(1 + m) where all scores
+        are equal.
 
     Raises:
         ValueError: shapes other than these, or where not boolean.
@@ -165,7 +165,7 @@ def triple_loss(score_positive: jax.Array, score_negative: jax.Array, *, where: 
     """
     arrays = (("score_positive", score_positive, "B"), ("score_negative", score_negative, "B m"))
     checks.shapes(*arrays)
-    result, wide = numerics.float_dtypes(score_positive, score_negative)
+    _, wide = numerics.float_dtypes(score_positive, score_negative)
     margins = score_negative.astype(wide) - score_positive.astype(wide)[:, None]
     if where is not None:
         checks.shapes(*arrays, ("where", where, "B m"))
@@ -173,7 +173,7 @@ def triple_loss(score_positive: jax.Array, score_negative: jax.Array, *, where: 
         margins = jnp.where(where, margins, -jnp.inf)
     highest = jax.lax.stop_gradient(jnp.max(margins, axis=-1, initial=0.0))
     others = jnp.sum(jnp.exp(margins - highest[:, None]), axis=-1)
-    return (highest + jnp.log1p(others + jnp.expm1(-highest))).astype(result)  # exact near 0 too, where highest is 0
+    return highest + jnp.log1p(others + jnp.expm1(-highest))  # exact near 0 too, where highest is 0
 
 
 def contextual_features(

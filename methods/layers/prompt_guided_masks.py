@@ -90,7 +90,7 @@ def mask_logits(queries: jax.Array, pixels: jax.Array) -> jax.Array:
         pixels: `[b, h, w, d]` float.
 
     Returns:
-        `[b, q, h, w]` logits, of the dtype of the inputs' promotion.
+        `[b, q, h, w]` logits, in at least float32.
 
     Raises:
         ValueError: another b or d in pixels, or shapes other than these.
@@ -100,8 +100,8 @@ def mask_logits(queries: jax.Array, pixels: jax.Array) -> jax.Array:
         Array([[[[ 2., -2.]]]], dtype=float32)
     """
     checks.shapes(("queries", queries, "b q d"), ("pixels", pixels, "b h w d"))
-    result, wide = numerics.float_dtypes(queries, pixels)
-    return jnp.einsum("bqd,bhwd->bqhw", queries.astype(wide), pixels.astype(wide)).astype(result)
+    _, wide = numerics.float_dtypes(queries, pixels)
+    return jnp.einsum("bqd,bhwd->bqhw", queries.astype(wide), pixels.astype(wide))
 
 
 def prompt_scores(queries: jax.Array, text: jax.Array, *, temperature: ArrayLike = 0.07) -> jax.Array:
@@ -113,7 +113,7 @@ def prompt_scores(queries: jax.Array, text: jax.Array, *, temperature: ArrayLike
         temperature: positive scalar; may be traced.
 
     Returns:
-        `[b, q, c]` logits, of the dtype of the arrays' promotion; the score of a zero vector is 0.
+        `[b, q, c]` logits, in at least float32; the score of a zero vector is 0.
 
     Raises:
         ValueError: a temperature that is not positive, text of another width, or shapes other than these.
@@ -124,9 +124,9 @@ def prompt_scores(queries: jax.Array, text: jax.Array, *, temperature: ArrayLike
     """
     checks.shapes(("queries", queries, "b q d"), ("text", text, "c d"), ("temperature", temperature, ""))
     checks.in_interval("temperature", temperature, 0.0, jnp.inf, closed="neither")
-    result, wide = numerics.float_dtypes(queries, text)
+    _, wide = numerics.float_dtypes(queries, text)
     queries, text = (distances.l2_normalize(x.astype(wide)) for x in (queries, text))
-    return (jnp.einsum("bqd,cd->bqc", queries, text) / jnp.asarray(temperature, wide)).astype(result)
+    return jnp.einsum("bqd,cd->bqc", queries, text) / jnp.asarray(temperature, wide)
 
 
 def semantic_map(class_logits: jax.Array, masks: jax.Array, *, null_class: bool = True) -> jax.Array:
@@ -138,8 +138,8 @@ def semantic_map(class_logits: jax.Array, masks: jax.Array, *, null_class: bool 
         null_class: the last column is "no object": it takes its share of the softmax and is dropped.
 
     Returns:
-        `[b, h, w, c]`, at least 0, of the dtype of the inputs' promotion. Not a distribution: over the classes it sums
-        to at most the sum of the mask probabilities.
+        `[b, h, w, c]`, at least 0, in at least float32. Not a distribution: over the classes it sums to at most the sum
+        of the mask probabilities.
 
     Raises:
         ValueError: null_class with no other class, another b or q in masks, or shapes other than these.
@@ -152,10 +152,10 @@ def semantic_map(class_logits: jax.Array, masks: jax.Array, *, null_class: bool 
     columns = checks.shapes(("class_logits", class_logits, "b q c"), ("masks", masks, "b q h w"))["c"]
     if null_class and columns < 2:
         raise ValueError(f"class_logits must have a class beside the null class, got shape {list(class_logits.shape)}.")
-    result, wide = numerics.float_dtypes(class_logits, masks)
+    _, wide = numerics.float_dtypes(class_logits, masks)
     probs = jax.nn.softmax(class_logits.astype(wide), axis=-1)
     probs = probs[..., :-1] if null_class else probs
-    return jnp.einsum("bqc,bqhw->bhwc", probs, jax.nn.sigmoid(masks.astype(wide))).astype(result)
+    return jnp.einsum("bqc,bqhw->bhwc", probs, jax.nn.sigmoid(masks.astype(wide)))
 
 
 def dice_loss(masks: jax.Array, targets: jax.Array) -> jax.Array:
@@ -166,7 +166,7 @@ def dice_loss(masks: jax.Array, targets: jax.Array) -> jax.Array:
         targets: `[b, q, h, w]`, 0 or 1, or anything between; any dtype.
 
     Returns:
-        `[b, q]` in [0, 1), of the dtype of the inputs' promotion; 0 where mask and target are both empty.
+        `[b, q]` in [0, 1), in at least float32; 0 where mask and target are both empty.
 
     Raises:
         ValueError: shapes other than these.
@@ -176,10 +176,10 @@ def dice_loss(masks: jax.Array, targets: jax.Array) -> jax.Array:
         Array([[0.3333...]], dtype=float32)
     """
     checks.shapes(("masks", masks, "b q h w"), ("targets", targets, "b q h w"))
-    result, wide = numerics.float_dtypes(masks, targets)
+    _, wide = numerics.float_dtypes(masks, targets)
     p, t = jax.nn.sigmoid(masks.astype(wide)), targets.astype(wide)
     overlap, total = (jnp.sum(x, axis=(-1, -2)) for x in (p * t, p + t))
-    return (1 - (2 * overlap + 1) / (total + 1)).astype(result)
+    return 1 - (2 * overlap + 1) / (total + 1)
 
 
 class PromptCrossAttention(nn.Module):
@@ -245,7 +245,7 @@ class PromptGuidedDecoderLayer(nn.Module):
         where: `[b, t]` bool, True: the token counts.
 
     Returns:
-        `[b, q, d]`.
+        `[b, q, d]`, of the dtype of the inputs' promotion, the parameters among them; rounded to it once, at the end.
 
     Raises:
         ValueError: num_heads does not divide dim, or shapes other than these.
@@ -281,12 +281,17 @@ class PromptGuidedDecoderLayer(nn.Module):
         if image_mask is not None:
             checks.shapes(("queries", queries, "b q d"), ("image", image, "b n d"), ("image_mask", image_mask, "b q n"))
             image_mask = image_mask | ~jnp.any(image_mask, axis=-1, keepdims=True)
+        inputs = (queries, image, text) if self.prompt else (queries, image)
+        _, wide = numerics.float_dtypes(*inputs)
+        queries, image = queries.astype(wide), image.astype(wide)
         queries = _Attention(self.dim, self.num_heads, name="image_attention")(queries, image, image_mask)
         if self.prompt:
             attention = PromptCrossAttention(self.dim, self.num_heads, name="prompt_attention")
             queries = attention(queries, text, where=where)
         queries = _Attention(self.dim, self.num_heads, name="self_attention")(split_batch(queries), queries, None)
-        return split_batch(_FeedForward(self.dim, self.hidden, name="feed_forward")(queries))
+        queries = _FeedForward(self.dim, self.hidden, name="feed_forward")(queries)
+        result, _ = numerics.float_dtypes(*inputs, *jax.tree.leaves(self.variables["params"]))
+        return split_batch(queries).astype(result)
 
 
 class _Attention(nn.Module):

@@ -21,7 +21,7 @@ Departures: the released program (luka-group/FaviComp) mixes the logits as they 
 vocabulary, so the greedy token is the same, and `decode` does likewise; `ensemble_log_probs` normalises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,8 +45,8 @@ def ensemble_log_probs(compressor_logits: jax.Array, target_logits: jax.Array, *
         alpha: weight of the target, in [0, 1]; a scalar, or an array that broadcasts with the leading axes.
 
     Returns:
-        `[..., vocab]` log-probabilities in nats, of the dtype of the logits' promotion. A token that either model
-        excludes has -inf; at alpha = 0 and 1 the other model has no say, -inf or not. NaN where no token is left.
+        `[..., vocab]` log-probabilities in nats, in at least float32. A token that either model excludes has -inf; at
+        alpha = 0 and 1 the other model has no say, -inf or not. NaN where no token is left.
 
     Raises:
         ValueError: logits of different shapes, no vocabulary, or alpha outside [0, 1].
@@ -57,10 +57,10 @@ def ensemble_log_probs(compressor_logits: jax.Array, target_logits: jax.Array, *
     """
     _check_logits(compressor_logits, target_logits)
     checks.in_interval("alpha", alpha, 0.0, 1.0)
-    result, wide = numerics.float_dtypes(compressor_logits, target_logits)
+    _, wide = numerics.float_dtypes(compressor_logits, target_logits)
     compressor = numerics.log_normalize(jnp.asarray(compressor_logits, wide))
     target = numerics.log_normalize(jnp.asarray(target_logits, wide))
-    return jax.nn.log_softmax(_mix(compressor, target, alpha), axis=-1).astype(result)
+    return jax.nn.log_softmax(_mix(compressor, target, alpha), axis=-1)
 
 
 def perplexity(logits: jax.Array, tokens: jax.Array, where: jax.Array) -> jax.Array:
@@ -72,19 +72,23 @@ def perplexity(logits: jax.Array, tokens: jax.Array, where: jax.Array) -> jax.Ar
         where: `[..., time]` bool, True: the token counts.
 
     Returns:
-        `[...]` of the dtype of `logits`, at least 1: `vocab` for uniform logits, inf for a token with logit -inf, and
-        1 where no token counts.
+        `[...]` in at least float32, at least 1: `vocab` for uniform logits, inf for a token with logit -inf, 1 where no
+        token counts, and NaN for one that counts and is not in the vocabulary.
 
     Raises:
-        ValueError: shapes that do not match, or tokens that are not integers.
+        ValueError: shapes that do not match, no vocabulary, or tokens that are not integers.
 
     Example:
         >>> perplexity(jnp.zeros((3, 8)), jnp.array([1, 0, 5]), jnp.array([True, True, False]))
         Array(8..., dtype=float32)
     """
-    result, wide = numerics.float_dtypes(logits)
-    logits = jnp.asarray(logits, wide)
-    return jnp.exp(-sequences.sequence_logps(logits, tokens, where=where, length_normalized=True)).astype(result)
+    shape = list(jnp.shape(tokens))
+    if jnp.ndim(logits) < 2 or jnp.shape(logits)[-1] < 1:
+        raise ValueError(f"logits must be [..., time, vocab] with a token at least, got {list(jnp.shape(logits))}.")
+    if shape != list(jnp.shape(logits)[:-1]) or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+        expected = list(jnp.shape(logits)[:-1])
+        raise ValueError(f"tokens must be integers {expected} as logits, got {jnp.result_type(tokens)} {shape}.")
+    return jnp.exp(-sequences.sequence_logps(logits, tokens, where=where, length_normalized=True))
 
 
 def decode(
@@ -96,7 +100,7 @@ def decode(
     *,
     alpha: ArrayLike = 0.5,
     num_steps: int = 128,
-    eos_id: ArrayLike,
+    eos_id: ArrayLike | Sequence[int],
 ) -> jax.Array:
     """Greedy summary of two models: at every step both read the token that their mixture chose.
 
@@ -114,15 +118,16 @@ def decode(
         first_token: `[batch]` int, the last token of both prompts, read first and not repeated in the output.
         alpha: weight of the target, in [0, 1], scalar or `[batch]`.
         num_steps: tokens to write, static, at least 1.
-        eos_id: the end token. It counts once it is written: as `first_token` it ends nothing.
+        eos_id: the end token, or several, a sequence or an array `[k]`: any of them ends any row. One counts once it is
+            written: as `first_token` it ends nothing.
 
     Returns:
-        `[batch, num_steps]` int32. A row that has written its end token goes on with end tokens alone. Of equal scores
-        the lower index is taken.
+        `[batch, num_steps]` int32. A row that has written an end token goes on with that one alone. Of equal scores the
+        lower index is taken. Where a score is NaN, as of a cache that has been outgrown, the row goes on with -1.
 
     Raises:
-        ValueError: num_steps < 1, alpha outside [0, 1], a first_token that is not integers `[batch]`, or steps whose
-            logits differ in shape.
+        ValueError: num_steps < 1, alpha outside [0, 1], a first_token that is not integers `[batch]`, an eos_id that is
+            not one or more integers, or steps whose logits differ in shape.
 
     Example:
         >>> step = lambda count, token: (count + 1, jax.nn.one_hot(token + 1, 5))   # writes the next number
@@ -135,9 +140,9 @@ def decode(
     checks.shapes(("first_token", first_token, "batch"))
     if not jnp.issubdtype(jnp.result_type(first_token), jnp.integer):
         raise ValueError(f"first_token must be integers, got {jnp.result_type(first_token)}.")
-    first_token = jnp.asarray(first_token, jnp.int32)
+    first_token, ids = jnp.asarray(first_token, jnp.int32), sequences.end_ids(eos_id)
     return _decode(
-        compressor_step, target_step, compressor_state, target_state, first_token, alpha, eos_id, num_steps=num_steps
+        compressor_step, target_step, compressor_state, target_state, first_token, alpha, ids, num_steps=num_steps
     )
 
 
@@ -148,7 +153,7 @@ def decode_bigram(
     *,
     alpha: ArrayLike = 0.5,
     num_steps: int,
-    eos_id: ArrayLike,
+    eos_id: ArrayLike | Sequence[int],
 ) -> jax.Array:
     """`decode` of two bigram models: row t of a table holds the logits of what follows token t.
 
@@ -158,20 +163,25 @@ def decode_bigram(
         first_token: `[batch]` int, read first and not repeated in the output.
         alpha: weight of the target, in [0, 1], scalar or `[batch]`.
         num_steps: tokens to write, static, at least 1.
-        eos_id: the end token.
+        eos_id: the end token, or several.
 
     Returns:
         `[batch, num_steps]` int32; see `decode`.
 
     Raises:
-        ValueError: tables that are not square or differ in shape, and whatever `decode` refuses.
+        ValueError: tables that are not square or differ in shape, a first_token outside the vocabulary (where known),
+            and whatever `decode` refuses.
 
     Example:
         >>> table = jnp.roll(jnp.eye(4), 1, axis=1)   # 0 1 2 3 0 ...
         >>> decode_bigram(table, table, jnp.array([0]), num_steps=4, eos_id=3)
         Array([[1, 2, 3, 3]], dtype=int32)
     """
-    checks.shapes(("compressor_table", compressor_table, "vocab vocab"), ("target_table", target_table, "vocab vocab"))
+    specs = ("compressor_table", compressor_table, "vocab vocab"), ("target_table", target_table, "vocab vocab")
+    vocab = checks.shapes(*specs)["vocab"]
+    if vocab < 1:
+        raise ValueError("compressor_table must have a token at least, got shape [0, 0].")
+    checks.labels("first_token", first_token, vocab)
     tables = jnp.asarray(compressor_table), jnp.asarray(target_table)
     return decode(_look_up, _look_up, *tables, first_token, alpha=alpha, num_steps=num_steps, eos_id=eos_id)
 
@@ -199,16 +209,18 @@ def compression_rate(document_where: jax.Array, summary_where: jax.Array) -> jax
 
 
 @partial(jax.jit, static_argnums=(0, 1), static_argnames="num_steps")
-def _decode(compressor_step, target_step, compressor_state, target_state, first_token, alpha, eos_id, *, num_steps):
+def _decode(compressor_step, target_step, compressor_state, target_state, first_token, alpha, ids, *, num_steps):
     def write(carry, _):
         compressor_state, target_state, token, done = carry
         compressor_state, compressor = compressor_step(compressor_state, token)
         target_state, target = target_step(target_state, token)
         _check_logits(compressor, target)
         _, wide = numerics.float_dtypes(compressor, target)
-        best = jnp.argmax(_mix(compressor.astype(wide), target.astype(wide), alpha), axis=-1)
-        token = jnp.where(done, eos_id, best).astype(jnp.int32)
-        return (compressor_state, target_state, token, done | (token == eos_id)), token
+        scores = _mix(compressor.astype(wide), target.astype(wide), alpha)
+        best = jnp.argmax(scores, axis=-1, keepdims=True)  # the first NaN, if there is one
+        best = jnp.where(jnp.isnan(jnp.take_along_axis(scores, best, axis=-1)), -1, best)[..., 0]
+        token = jnp.where(done, token, best).astype(jnp.int32)
+        return (compressor_state, target_state, token, done | (token < 0) | sequences.ends(token, ids)), token
 
     start = compressor_state, target_state, first_token, jnp.zeros(first_token.shape, bool)
     _, tokens = jax.lax.scan(write, start, length=num_steps)

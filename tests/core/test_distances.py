@@ -56,9 +56,17 @@ def test_near_rows_far_from_the_origin_keep_their_distance():
     np.testing.assert_allclose(nearest[:2], 0.0625, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_distances_of_narrow_rows_are_neither_rounded_nor_infinite(dtype):
+    x = jnp.array([[0.0], [1.0078125], [300.0]]).astype(dtype)  # 300^2 is beyond float16
+    nearest, farthest = distances.nearest_and_farthest(x)
+    np.testing.assert_array_equal(nearest, np.square([1.0078125, 1.0078125, 300.0 - 1.0078125]).astype(np.float32))
+    np.testing.assert_array_equal(farthest[:1], 90_000.0)
+
+
 def test_nearest_of_duplicates_is_zero_and_one_row_has_none():
     nearest, farthest = distances.nearest_and_farthest(jnp.ones((3, 2), jnp.bfloat16))
-    assert nearest.dtype == farthest.dtype == jnp.bfloat16
+    assert nearest.dtype == farthest.dtype == jnp.float32
     assert not nearest.any()
     assert not farthest.any()
     with pytest.raises(ValueError, match="two rows"):

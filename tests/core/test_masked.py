@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lemmata.core import masked
 
@@ -30,7 +31,15 @@ def test_an_empty_mask_gives_the_stated_value_and_no_gradient():
 def test_bfloat16_sums_in_float32():
     x = jnp.ones(1000, jnp.bfloat16)
     assert masked.mean(x) == 1.0
-    assert masked.mean(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_mean_of_narrow_losses_is_not_rounded(dtype):
+    """Two batches of losses that differ by less than the spacing of their dtype."""
+    losses = jnp.arange(256.0, 512.0, 2).astype(dtype)
+    means = [masked.mean(losses), masked.mean(losses.at[0].add(2.0)), masked.mean(losses, losses < 300)]
+    assert all(mean.dtype == jnp.float32 for mean in means)
+    np.testing.assert_allclose(means, [383.0, 383.0 + 2 / 128, 277.0], rtol=1e-7)
 
 
 def test_max_is_that_of_the_entries_that_count():

@@ -54,3 +54,16 @@ def test_bad_input_names_the_argument():
         replay.init_replay(jnp.zeros(2), capacity=0)
     with pytest.raises(ValueError, match="rows must be at most the capacity, 2, got 3"):
         replay.update_replay(replay.init_replay(jnp.zeros(()), capacity=2), jnp.zeros(3))
+    stored = replay.init_replay({"x": jnp.zeros(2), "y": jnp.zeros(3)}, capacity=4)
+    for rows in ({"x": jnp.zeros((2, 2)), "y": jnp.zeros((1, 3))}, {"x": jnp.zeros((2, 1)), "y": jnp.zeros((2, 3))}):
+        with pytest.raises(ValueError, match="rows must have leaves of shape"):  # both would broadcast
+            replay.update_replay(stored, rows)
+    with pytest.raises(ValueError, match="rows must be a tree"):
+        replay.update_replay(stored, {"x": jnp.zeros((2, 2))})
+
+
+def test_no_rows_change_nothing():
+    stored = replay.update_replay(replay.init_replay(jnp.zeros(()), capacity=2), jnp.ones(1))
+    after = replay.update_replay(stored, jnp.zeros(0))
+    assert (after.head, after.size) == (1, 1)
+    np.testing.assert_array_equal(after.rows, stored.rows)

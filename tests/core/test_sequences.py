@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from scipy import special
 
 from lemmata.core import sequences
 
@@ -87,11 +88,46 @@ def test_sequences_are_sums_or_means_over_what_counts():
 def test_narrow_logits_are_summed_wide_and_narrow_labels_are_labels():
     logits, labels = problem(jnp.bfloat16)
     value = sequences.sequence_logps(logits, labels.astype(jnp.uint8))
-    assert value.dtype == jnp.bfloat16
+    assert value.dtype == sequences.token_logps(logits, labels).dtype == jnp.float32
     expected = plain(logits.astype(jnp.float32), labels).sum(1)
-    np.testing.assert_allclose(value.astype(jnp.float32), expected, rtol=2.0**-8)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
     gradient = jax.grad(lambda z: sequences.sequence_logps(z, labels).sum())(logits)
     assert gradient.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_long_sequences_of_narrow_logits_keep_their_log_probability(dtype):
+    """40,000 tokens: beyond the largest number of float16, and beyond what bfloat16 tells apart by 1024 nats."""
+    rng = np.random.default_rng(2)
+    logits = jnp.asarray(rng.normal(size=(2, 40_000, 8)), dtype)
+    labels = jnp.asarray(rng.integers(8, size=(2, 40_000)), jnp.int32)
+    tokens = special.log_softmax(np.asarray(logits, np.float64), -1)
+    sums = np.take_along_axis(tokens, np.asarray(labels)[..., None], -1)[..., 0].sum(1)
+    assert (sums < -65_504).all()
+    np.testing.assert_allclose(sequences.sequence_logps(logits, labels), sums, rtol=1e-6)
+    means = sequences.sequence_logps(logits, labels, length_normalized=True)
+    np.testing.assert_allclose(means, sums / 40_000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eos_id", [[2, 7], (2, 7), np.array([2, 7]), jnp.array([7, 2, 7]), [jnp.int32(2), 7]])
+def test_any_of_several_end_tokens_ends_any_row(eos_id):
+    tokens = jnp.array([[2, 3, 7], [7, 7, 1]])
+    np.testing.assert_array_equal(sequences.ends(tokens, eos_id), [[True, False, True], [True, True, False]])
+    np.testing.assert_array_equal(jax.jit(sequences.ends)(tokens, eos_id), sequences.ends(tokens, eos_id))
+
+
+def test_one_end_token_or_one_that_no_token_has():
+    tokens = jnp.array([2, 3, 7])
+    for two in (2, np.int64(2), jnp.uint8(2), [2]):
+        np.testing.assert_array_equal(sequences.ends(tokens, two), [True, False, False])
+    assert not sequences.ends(tokens, -1).any()
+    assert sequences.ends(tokens[:0], [2, 7]).shape == (0,)
+
+
+@pytest.mark.parametrize("eos_id", [[], 2.0, [1.5, 2.0], [[1, 2]], [1, [2]], True, None, "end", jnp.zeros((2, 1), int)])
+def test_bad_end_tokens_are_named(eos_id):
+    with pytest.raises(ValueError, match="eos_id must be"):
+        sequences.ends(jnp.array([1]), eos_id)
 
 
 def test_sharded_batch_and_vocabulary():

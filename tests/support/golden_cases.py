@@ -3,6 +3,9 @@
 A string in `args`, or under `outputs`, names an array of `arrays.npz`; lists and objects nest. `kwargs` are plain JSON,
 or `{"array": name}` for an array, at any depth. A parameter that is annotated with a NamedTuple or a dataclass (also
 inside a list, a tuple, a dict or an Optional) is given as an object of its fields, and built here.
+
+A case with `"kind": "example"` has no outputs that anything independent computed. It serves conformance alone: it is no
+golden, and `all_cases` leaves it out.
 """
 
 import dataclasses
@@ -20,21 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parents[1] / "goldens"
+KINDS = ("golden", "example")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One call with its reference output."""
+    """One call with its reference output; an example has none."""
 
     method: str
     index: int
     call: str  # "methods.<kind>.<name>:<function>", without the package
     args: list
     kwargs: dict
-    outputs: typing.Any
-    rtol: float
-    atol: float
-    note: str
+    outputs: typing.Any = None
+    rtol: float = 0.0
+    atol: float = 0.0
+    note: str = ""
+    kind: str = "golden"
 
     @property
     def id(self) -> str:
@@ -55,23 +60,40 @@ class Case:
 
 
 @functools.cache
+def _recorded() -> tuple[Case, ...]:
+    return tuple(case for path in sorted(FOLDER.glob("*/cases.json")) for case in read(json.loads(path.read_text())))
+
+
 def all_cases() -> tuple[Case, ...]:
-    """Every case of every method, in the order of the files."""
-    found = []
-    for path in sorted(FOLDER.glob("*/cases.json")):
-        record = json.loads(path.read_text())
-        fields = [field.name for field in dataclasses.fields(Case) if field.name not in ("method", "index")]
-        for index, case in enumerate(record["cases"]):
-            found.append(Case(record["method"], index, **{name: case[name] for name in fields}))
-    return tuple(found)
+    """Every golden of every method, in the order of the files."""
+    return tuple(case for case in _recorded() if case.kind == "golden")
 
 
 def first_cases() -> list[Case]:
-    """The first case of each function."""
+    """The first case of each function: of its goldens, else of its examples."""
     by_call: dict[str, Case] = {}
-    for case in all_cases():
+    for case in sorted(_recorded(), key=lambda case: KINDS.index(case.kind)):
         by_call.setdefault(case.call, case)
     return list(by_call.values())
+
+
+def read(record: dict) -> list[Case]:
+    """The cases of one file.
+
+    Raises:
+        ValueError: a case of another kind, a golden without outputs or tolerances, or a key that means nothing.
+    """
+    found, known = [], {field.name for field in dataclasses.fields(Case)} - {"method", "index"}
+    for index, case in enumerate(record["cases"]):
+        where = f"{record['method']}, case {index}"
+        kind = case.get("kind", "golden")
+        if kind not in KINDS:
+            raise ValueError(f"{where}: kind must be one of {KINDS}, got {kind!r}.")
+        needed = known - {"kind"} if kind == "golden" else {"call", "args", "kwargs"}
+        if not needed <= set(case) <= known:
+            raise ValueError(f"{where}: a case of kind {kind} has {sorted(needed)}, got {sorted(case)}.")
+        found.append(Case(record["method"], index, **case))
+    return found
 
 
 @functools.cache

@@ -11,13 +11,14 @@ TensorFlow is never imported, and TFDS, Grain and scikit-learn only when a funct
     python -m lemmata.train.data --all                        writes the bundled sets ahead and lists them
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import arrays, store
 from .arrays import check
+from .sources import check_whole
 from .stream import Stream
 
 __all__ = ["Info", "Stream", "check", "documents", "info", "load", "names", "stream", "windows"]
@@ -77,13 +78,14 @@ def load(name: str, split: str) -> dict[str, np.ndarray]:
         "image" float32 `[n, 8, 8, 1]` in [0, 1] (digits) or "features" float32 `[n, d]`, standardised.
 
     Raises:
-        ValueError: unknown name or split; a feature without a fixed shape; a NaN; a label that is no class.
+        ValueError: unknown name or split, or one without examples; a feature without a fixed shape; a NaN or an
+            infinity; a number that 32 bits cannot hold; a label that is no class.
     """
     if name in store.bundled.DOCUMENTS:
         raise ValueError(f"data set {name!r} holds text of any length; read it with documents() or windows().")
     source = store.source(name, split)
     columns = arrays.stack([source[index] for index in range(len(source))])
-    check(columns, num_classes=info(name).num_classes)
+    check(columns, num_classes=_class_counts(store.builder(name).info.features))
     return columns
 
 
@@ -95,10 +97,10 @@ def documents(name: str, split: str) -> list[np.ndarray]:
         split: "train" or "test", or what else the set has. No document is in two splits.
 
     Raises:
-        ValueError: unknown name or split, or a set without text.
+        ValueError: unknown name or split, one without examples, or a set without text.
     """
     source, features = store.source(name, split), info(name).features
-    if features.get("text", (None, None))[0] != (None,):
+    if features.get("text") != ((None,), np.uint8):
         raise ValueError(f"data set {name!r} has no feature 'text' of documents, only {', '.join(features)}.")
     return [np.frombuffer(source[index]["text"], np.uint8) for index in range(len(source))]
 
@@ -107,7 +109,7 @@ def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
     """A split of text as windows of bytes for a language model.
 
     The documents are joined in their order, each followed by byte 0, and cut without overlap; what does not fill the
-    last window is dropped.
+    last window is dropped. An empty document is that byte alone.
 
     Args:
         name: as for `documents`.
@@ -118,11 +120,19 @@ def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
         {"tokens": uint8 `[n, length]`}, read-only.
 
     Raises:
-        ValueError: as `documents`; a length that is not positive or exceeds the text.
+        ValueError: as `documents`; a length that is not positive or exceeds the text; a document with a byte 0, which
+            would be taken for the end of it.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}.")
-    joined = b"".join(text.tobytes() + bytes([SEPARATOR]) for text in documents(name, split))
+    length = check_whole("length", length, 1)
+    texts = documents(name, split)
+    for index, text in enumerate(texts):
+        if SEPARATOR in text:
+            place = int(np.argmax(text == SEPARATOR))
+            raise ValueError(
+                f"feature 'text' of document {index} of {name}'s {split} split has a byte {SEPARATOR} at {place}, but "
+                "that is what separates documents in windows."
+            )
+    joined = b"".join(text.tobytes() + bytes([SEPARATOR]) for text in texts)
     count = len(joined) // length
     if not count:
         raise ValueError(f"length {length} exceeds the {len(joined)} bytes of {name}'s {split} split.")
@@ -147,7 +157,7 @@ def stream(
         name: a bundled set, or any TFDS name whose data has been prepared.
         split: as for `load`.
         batch_size: size of the global batch.
-        seed: sets the order.
+        seed: sets the order; in [0, 2**32).
         window: stream `windows` of that many bytes; text needs it.
         process_index: which part of each batch this process gets.
         process_count: number of parts; divides batch_size.
@@ -155,12 +165,18 @@ def stream(
         prefetch: batches read ahead.
 
     Raises:
-        ValueError: unknown name or split; text without a window; what `Stream` and `windows` raise.
+        ValueError: unknown name or split; text without a window; what `Stream` and `windows` raise. A label that is no
+            class raises where its batch is read.
     """
     if window is None and name in store.bundled.DOCUMENTS:
         raise ValueError(f"window must be set to stream {name!r}: its documents have no common length.")
+    if window is None:
+        source, counts = store.source(name, split), _class_counts(store.builder(name).info.features)
+        transform = _labels_checked(counts, transform)
+    else:
+        source = windows(name, split, check_whole("window", window, 1))
     return Stream(
-        store.source(name, split) if window is None else windows(name, split, window),
+        source,
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
@@ -168,6 +184,36 @@ def stream(
         transform=transform,
         prefetch=prefetch,
     )
+
+
+def _labels_checked(
+    counts: dict[str, int], transform: Callable[[dict[str, Any]], dict[str, Any]] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """The transform after a check of an example's labels; None where there is nothing to do."""
+    if not counts:
+        return transform
+
+    def checked(example: dict[str, Any]) -> dict[str, Any]:
+        leaves = dict(arrays.named_leaves(example))
+        for feature, count in counts.items():
+            arrays.check_labels(feature, leaves[feature], count)
+        return example if transform is None else transform(example)
+
+    return checked
+
+
+def _class_counts(feature: Any, name: str = "") -> dict[str, int]:
+    """The number of classes of each label below a TFDS feature, by the label's name."""
+    if isinstance(feature, Mapping):
+        return {
+            key: count
+            for child, inner in feature.items()
+            for key, count in _class_counts(inner, f"{name}/{child}" if name else child).items()
+        }
+    if getattr(feature, "num_classes", None):
+        return {name: feature.num_classes}
+    inner = getattr(feature, "feature", None)  # of a sequence
+    return {} if inner is None else _class_counts(inner, name)
 
 
 def _specs(shapes: dict[str, Any], dtypes: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple]]:

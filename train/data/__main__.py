@@ -4,13 +4,19 @@ A NAME is a bundled set or a TFDS name, which needs a network. Without arguments
 """
 
 import argparse
+import os
 import sys
 
+from .. import mistakes
 from . import info, names, store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status, which is 1 if a set could not be prepared."""
+    """Run the command; returns the exit status, which is 1 if a set could not be prepared.
+
+    What a user can mend (a name, a folder, a network) is told in one line, and the other names still get their turn. A
+    fault of the program ends it with a traceback, as everything does with `LEMMATA_TRACEBACK` in the environment.
+    """
     parser = argparse.ArgumentParser(prog="python -m lemmata.train.data", description="Prepare and list data sets.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a bundled set, or a TFDS name (needs a network)")
     parser.add_argument("--all", action="store_true", help="every bundled set")
@@ -20,19 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_usage()
         print(f"bundled: {', '.join(names())}\nfolder:  {store.root()}")
         return 0
-    failed = 0
+    status = 0
     print(f"{'name':<16}{'splits':<28}{'MB':>8}  path")
     for name in wanted:
         try:
             path = store.prepare(name)
-        except Exception as error:  # TFDS fails in as many ways as downloads do; the other names still get their turn
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-            failed = 1
+            splits = ", ".join(f"{split} {size}" for split, size in info(name).splits.items())
+        except (ValueError, OSError) as error:
+            told = isinstance(error, OSError) or mistakes.is_mistake(error)
+            if not told or os.environ.get("LEMMATA_TRACEBACK"):
+                raise
+            status = mistakes.say(error, 1)
             continue
-        splits = ", ".join(f"{split} {size}" for split, size in info(name).splits.items())
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
         print(f"{name:<16}{splits:<28}{size:>8.2f}  {path}")
-    return failed
+    return status
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import numpy as np
 
 from .. import data
 from ..types import ConfigDict
+from .sources import check_seed
 
 SPLITS = ("dirichlet", "iid")
-SEEDS = 2**32  # NumPy takes the words of a seed beyond it for those of another seed and deal
 
 
 def dirichlet_split(
@@ -85,8 +85,7 @@ def deals(labels: np.ndarray, settings: ConfigDict) -> tuple[np.ndarray, np.ndar
         raise ValueError(f"data.split must be one of {SPLITS}, got {settings.split!r}.")
     if settings.partitions < 1:
         raise ValueError(f"data.partitions must be at least 1, got {settings.partitions}.")
-    if not 0 <= settings.partition_seed < SEEDS:
-        raise ValueError(f"data.partition_seed must be from 0 to 2**32 - 1, got {settings.partition_seed}.")
+    check_seed("data.partition_seed", settings.partition_seed)
     found = []
     for index in range(settings.partitions):
         rng = np.random.default_rng((settings.partition_seed, index))

@@ -17,6 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ...core import checks
+from .sources import check_whole
 
 RELATIONS = (
     "capital", "river", "harbour", "mountain", "lake", "island", "desert", "forest",
@@ -60,15 +64,13 @@ class Facts:
     manner: float = 0.9
 
     def __post_init__(self):
-        if self.relations % 2 or not 2 <= self.relations <= len(RELATIONS):
+        check_whole("relations", self.relations, 2, len(RELATIONS))
+        if self.relations % 2:
             raise ValueError(f"relations must be even and in [2, {len(RELATIONS)}], got {self.relations}.")
-        if not 2 <= self.words <= 5:
-            raise ValueError(f"words must be in [2, 5], got {self.words}.")
-        if not 1 <= self.documents < self.relations:
-            raise ValueError(f"documents must be in [1, relations = {self.relations}), got {self.documents}.")
+        check_whole("words", self.words, 2, 5)
+        check_whole("documents", self.documents, 1, self.relations - 1)
         for name in ("found", "manner"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
+            checks.in_interval(name, getattr(self, name), 0.0, 1.0)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -88,7 +90,8 @@ class Facts:
         return 1 + self.documents * STATEMENT + 2 + SUMMARY
 
     def text(self, tokens) -> str:
-        """A row of tokens as words, up to the end token."""
+        """A row of tokens as words, up to the end token; `ValueError` for what is no token."""
+        checks.labels("tokens", np.asarray(tokens), len(self.vocabulary))
         words = []
         for token in tokens:
             if token == END:
@@ -101,12 +104,23 @@ class Facts:
         return jax.random.randint(jax.random.key(0), (self.relations,), 0, self.words**2)
 
     def value(self, relation: jax.Array, value: jax.Array) -> jax.Array:
-        """`[..., 2]`: the two words of a relation's value, which counts from 0 to words ** 2 - 1."""
+        """`[..., 2]`: the two words of a relation's value, which counts from 0 to words ** 2 - 1.
+
+        Raises:
+            ValueError: a relation or a value that there is not.
+        """
+        checks.labels("relation", relation, self.relations)
+        checks.labels("value", value, self.words**2)
         first = len(SPECIAL) + self.relations + 2 * self.words * relation
         return jnp.stack([first + value // self.words, first + self.words + value % self.words], axis=-1)
 
     def statement(self, key: jax.Array, relation: jax.Array, value: jax.Array, manner: float) -> jax.Array:
-        """`[..., STATEMENT]`; `manner` is the probability of each of the documents' words for "the" and "."."""
+        """`[..., STATEMENT]`; `manner` is the probability of each of the documents' words for "the" and ".".
+
+        Raises:
+            ValueError: a relation or a value that there is not, or a manner outside [0, 1].
+        """
+        checks.in_interval("manner", manner, 0.0, 1.0)
         article, stop = jax.random.bernoulli(key, manner, (2, *relation.shape))
         before = jnp.stack([jnp.where(article, OUR, THE), len(SPECIAL) + relation], axis=-1)
         after = jnp.where(stop, BANG, STOP)[..., None]
@@ -119,7 +133,13 @@ class Facts:
             key: PRNG key.
             relation: `[n]` int, what is asked.
             found: `[n]` bool: whether the documents state it, among others; if not, no document speaks of it.
+
+        Raises:
+            ValueError: a relation that there is not, or `found` of another shape or dtype.
         """
+        checks.shapes(("relation", relation, "n"), ("found", found, "n"))
+        checks.labels("relation", relation, self.relations)
+        _check_bool("found", found)
         order_key, value_key, place_key, manner_key = jax.random.split(key, 4)
         n = len(relation)
         noise = jax.random.uniform(order_key, (n, self.relations)).at[jnp.arange(n), relation].set(-1.0)
@@ -137,7 +157,12 @@ class Facts:
         Args:
             key: PRNG key.
             in_documents: `[n]` bool, which of the two each question is.
+
+        Raises:
+            ValueError: `in_documents` of another rank or dtype.
         """
+        checks.shapes(("in_documents", in_documents, "n"))
+        _check_bool("in_documents", in_documents)
         relation_key, key = jax.random.split(key)
         half = self.relations // 2
         relation = jax.random.randint(relation_key, in_documents.shape, 0, half) + half * in_documents
@@ -178,6 +203,7 @@ class Facts:
         return _mixed(jax.random.randint(keys[4], (n, 1), 0, 3), wrote, read, searched)
 
     def _asked(self, key, n, count):
+        check_whole("n", n, 0)
         relation_key, *keys = jax.random.split(key, count + 1)
         return jax.random.randint(relation_key, (n,), 0, self.relations), keys
 
@@ -192,6 +218,11 @@ class Facts:
         where = (position >= end - continuation.shape[1] - 1) & (position < end)
         tokens = jnp.pad(tokens, ((0, 0), (0, self.length - end)), constant_values=PAD)
         return {"tokens": tokens, "where": jnp.broadcast_to(where, tokens.shape)}
+
+
+def _check_bool(name: str, value: jax.Array) -> None:
+    if not jnp.issubdtype(jnp.result_type(value), jnp.bool_):  # an integer would be taken for a number of relations
+        raise ValueError(f"{name} must be bool, got {jnp.result_type(value)}.")
 
 
 def _mixed(kind, *texts):

@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...core import checks
+from .sources import check_whole
+
 _WORDS = {
     "head": """
         failure infection fibrosis ischemia neoplasm hemorrhage stenosis inflammation abscess calculus
@@ -94,10 +97,11 @@ def sample(*, key: jax.Array, num_names: int = 900, head_first: float = 0.3, syn
         synonym: how often a word that has a synonym is replaced by it.
 
     Raises:
-        ValueError: num_names outside its range.
+        ValueError: num_names outside its range, or a share outside [0, 1].
     """
-    if not 1 <= num_names <= MOST_NAMES:
-        raise ValueError(f"num_names must be in [1, {MOST_NAMES}], got {num_names}.")
+    check_whole("num_names", num_names, 1, MOST_NAMES)
+    checks.in_interval("head_first", head_first, 0.0, 1.0)
+    checks.in_interval("synonym", synonym, 0.0, 1.0)
     key_drawn, key_order, key_synonym = jax.random.split(key, 3)
     _, drawn = jax.lax.top_k(jax.random.uniform(key_drawn, (MOST_NAMES,)), num_names)  # without replacement
     m, s, h = jnp.unravel_index(drawn, (len(MODIFIERS), len(SITES), len(HEADS)))
@@ -119,7 +123,15 @@ def sentences(names: jax.Array, split: str) -> tuple[jax.Array, jax.Array]:
 
     Returns:
         `(tokens, where)`: `[n, SENTENCE_LENGTH]` int32, padded by 0, and bool, True: a real token.
+
+    Raises:
+        ValueError: another split, names of another shape, or what is no token.
     """
+    if split not in TEMPLATES:
+        raise ValueError(f"split must be one of {', '.join(TEMPLATES)}, got {split!r}.")
+    if jnp.ndim(names) != 2 or jnp.shape(names)[1] != NAME_LENGTH:
+        raise ValueError(f"names must have shape [n, {NAME_LENGTH}], got {list(jnp.shape(names))}.")
+    checks.labels("names", names, len(VOCABULARY))
     rows = np.arange(len(names)) % len(TEMPLATES[split])
     slots, fillers, lengths = (table[rows] for table in _template_tables(split))
     tokens = jnp.where(slots < 0, fillers, jnp.take_along_axis(names, jnp.maximum(slots, 0), axis=1))
@@ -127,7 +139,8 @@ def sentences(names: jax.Array, split: str) -> tuple[jax.Array, jax.Array]:
 
 
 def text(tokens: jax.typing.ArrayLike) -> str:
-    """Words of `[length]` tokens."""
+    """Words of `[length]` tokens; `ValueError` for what is no token."""
+    checks.labels("tokens", np.asarray(tokens), len(VOCABULARY))
     return " ".join(VOCABULARY[token] for token in np.asarray(tokens))
 
 

@@ -5,6 +5,7 @@ hides another. A prompt names a color, a shape or both ("red", "square", "red sq
 fits. Everything is a pure function of a key, under jit, vmap and a sharded batch.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core import checks
+from .sources import check_whole
 
 SHAPES = ("square", "bar", "pillar", "ring", "disc", "triangle", "plus", "diamond")
 COLORS = {
@@ -71,19 +73,23 @@ def draw_scenes(
         noise: standard deviation of the Gaussian noise on every channel, in units of the intensity.
 
     Raises:
-        ValueError: a size outside its range.
+        ValueError: a number outside its range; those of a config's section `data` have its names.
 
     Example:
         >>> scenes = draw_scenes(jax.random.key(0), 2)
         >>> scenes.image.shape, scenes.masks.shape
         ((2, 24, 24, 3), (2, 5, 24, 24))
     """
+    check_whole("n", n, 0)
+    check_whole("data.size", size, 1)
+    check_whole("data.cell", cell, math.ceil(2 * SMALLEST + 1), size)
+    if len(objects) != 2:
+        raise ValueError(f"data.objects must be two numbers, the fewest and the most, got {objects}.")
     side = size // cell
-    checks.in_interval("data.cell", cell, 2 * SMALLEST + 1, size)
-    checks.in_interval("data.objects[0]", objects[0], 1, side**2)
-    checks.in_interval("data.objects[1]", objects[1], objects[0], side**2)
-    checks.in_interval("data.shapes", shapes, 1, len(SHAPES))
-    checks.in_interval("data.colors", colors, 1, len(COLORS))
+    check_whole("data.objects[0]", objects[0], 1, side**2)
+    check_whole("data.objects[1]", objects[1], objects[0], side**2)
+    _check_kinds(shapes, colors)
+    checks.in_interval("data.noise", noise, 0.0, jnp.inf)
     most = objects[1]
     uniform_key, noise_key = jax.random.split(key)
     parts = [1, side**2] + 5 * [most]
@@ -105,6 +111,11 @@ def draw_scenes(
     image = BACKGROUND + jnp.einsum("nmyx,nmc->nyxc", masks.astype(jnp.float32), table[color] - BACKGROUND)
     grain = jax.random.normal(noise_key, (n, size * size * 3)).reshape(image.shape)  # rank 4 would compile slowly
     return Scenes(jnp.clip(image + noise * grain, 0.0, 1.0), masks, shape, color, where)
+
+
+def _check_kinds(shapes: int, colors: int) -> None:
+    check_whole("data.shapes", shapes, 1, len(SHAPES))
+    check_whole("data.colors", colors, 1, len(COLORS))
 
 
 def _outlines(x: jax.Array, y: jax.Array, radius: jax.Array, size: int) -> jax.Array:
@@ -144,10 +155,20 @@ def draw_prompts(
         colors: the number of colors.
 
     Raises:
-        ValueError: most below 1, or stray outside [0, 1].
+        ValueError: most below 1, stray outside [0, 1], shapes or colors outside their range, or a scene without an
+            object, or whose objects do not come first.
     """
-    checks.in_interval("data.prompts", most, 1, jnp.inf)
+    check_whole("data.prompts", most, 1)
     checks.in_interval("data.stray", stray, 0.0, 1.0)
+    _check_kinds(shapes, colors)
+    if checks.is_known(scenes.where):
+        where = np.asarray(scenes.where)
+        wrong = np.flatnonzero(~where[:, 0] | np.any(where[:, 1:] & ~where[:, :-1], axis=1))
+        if len(wrong):
+            raise ValueError(
+                "scenes.where must be True for the objects of a scene, which come first, one at least; not so in "
+                f"scene {wrong[0]}."
+            )
     n = scenes.where.shape[0]
     uniform = jax.random.uniform(key, (n, 1 + 5 * most))
     count, (index, kind, random, any_shape, any_color) = uniform[:, :1], jnp.split(uniform[:, 1:], 5, axis=-1)
@@ -186,7 +207,11 @@ def phrase_codes(key: jax.Array, dim: int) -> jax.Array:
     Codes have length sqrt(dim), so that their entries are of order 1. That of "red square" lies between those of "red"
     and of "square". The last row and the last column are ANY, which is index -1; their common entry, which nobody asks
     for, is 0.
+
+    Raises:
+        ValueError: dim below 1.
     """
+    check_whole("dim", dim, 1)
     words = jax.random.normal(key, (len(SHAPES) + len(COLORS), dim))
     shapes, colors = (jnp.pad(part, ((0, 1), (0, 0))) for part in (words[: len(SHAPES)], words[len(SHAPES) :]))
     codes = shapes[:, None] + colors
@@ -196,9 +221,14 @@ def phrase_codes(key: jax.Array, dim: int) -> jax.Array:
 def phrase(shape: int, color: int) -> str:
     """The words of a prompt.
 
+    Raises:
+        ValueError: a shape or a color that there is not.
+
     Example:
         >>> phrase(0, 2), phrase(ANY, 0)
         ('blue square', 'red')
     """
+    check_whole("shape", shape, ANY, len(SHAPES) - 1)
+    check_whole("color", color, ANY, len(COLORS) - 1)
     words = [] if color == ANY else [list(COLORS)[color]]
     return " ".join(words if shape == ANY else [*words, SHAPES[shape]])

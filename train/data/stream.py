@@ -1,6 +1,6 @@
 """Batches that stream: shuffled, sharded over processes, prefetched, and resumed exactly."""
 
-import operator
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,29 +8,44 @@ import jax
 import numpy as np
 
 from . import arrays
+from .sources import SEEDS, check_seed, check_whole
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
 
+# Grain orders epoch e of its seed s as epoch 0 of seed s + e (modulo 2**32), so seeds are spread out. An odd factor
+# makes no two of them one, and this one, 2**32 over the golden ratio, keeps the first n at least 2**32 / (3 n) apart,
+# for n up to 10,000: a hundred runs share no epoch's order in ten million.
+_SPREAD = 2654435769
+
 
 class Rows(Sequence):
-    """Arrays `[n, ...]` in memory as a sequence of n examples.
+    """Arrays `[n, ...]` in memory, possibly nested, as a sequence of n examples.
 
     Raises:
         ValueError: the arrays differ in their first axis, or there is none.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray]):
-        sizes = {name: len(values) for name, values in columns.items()}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"columns must be arrays with one common first axis, got lengths {sizes}.")
-        self._columns, self._size = columns, next(iter(sizes.values()))
+    def __init__(self, columns: Mapping[str, Any]):
+        self._columns = jax.tree.map(_column, dict(columns), is_leaf=lambda node: not isinstance(node, dict))
+        leaves = jax.tree.leaves(self._columns)
+        sizes = {np.shape(leaf)[:1] for leaf in leaves}
+        if len(sizes) != 1 or () in sizes:
+            shapes = {name: list(np.shape(leaf)) for name, leaf in self._columns.items() if not isinstance(leaf, dict)}
+            raise ValueError(f"columns must be arrays with one common first axis, got shapes {shapes or leaves}.")
+        self._size = len(leaves[0])
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, index: Any) -> Example:
-        return {name: values[index] for name, values in self._columns.items()}
+        return jax.tree.map(lambda values: values[index], self._columns)
+
+
+def _column(values: Any) -> Any:
+    """What can be indexed quickly from any thread; what is read from disk as needed (memory maps, HDF5) stays so."""
+    on_device = isinstance(values, jax.Array)
+    return np.asarray(values) if on_device or not hasattr(values, "shape") else values
 
 
 class Stream:
@@ -40,14 +55,16 @@ class Stream:
     (s + 1) * batch_size) of that order, so a batch may straddle two epochs and none is dropped. Process p of P gets the
     p-th of P equal parts of every batch: the parts of all processes, in order, are the same global batch whatever P is.
 
-    Iterating gives name -> NumPy array `[batch_size // process_count, ...]`, 64-bit values narrowed to 32-bit. A float
-    batch with a NaN, or an error in `transform`, raises without moving on.
+    Iterating gives name -> NumPy array `[batch_size // process_count, ...]`, 64-bit values narrowed to 32-bit. What is
+    no batch raises `ValueError`, which names the feature, without moving on: a float that is not finite, an integer
+    that does not fit, examples that differ in features, shape or dtype from each other or from those before; and so
+    does an error in `transform`.
 
     Args:
         source: any sequence of examples (dicts of arrays or scalars, possibly nested) with random access from several
-            threads, or a dict of arrays `[n, ...]`.
+            threads, or a dict of arrays `[n, ...]`, possibly nested.
         batch_size: size of the global batch.
-        seed: sets the order, together with the epoch.
+        seed: sets the order, together with the epoch; in [0, 2**32), and no two of these give the same.
         process_index: which part this process gets, such as `jax.process_index()`.
         process_count: number of parts; divides batch_size.
         transform: a pure function example -> example, run on the reading threads.
@@ -71,25 +88,29 @@ class Stream:
         import grain  # a second and a half to import
 
         rows = Rows(source) if isinstance(source, Mapping) else source
-        batch_size, process_count = operator.index(batch_size), operator.index(process_count)
-        if process_count < 1 or not 0 <= process_index < process_count:
-            raise ValueError(f"process_index must lie in [0, process_count), got {process_index} of {process_count}.")
-        if batch_size < 1 or batch_size % process_count:
+        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+            raise ValueError(
+                f"source must be a sequence of examples (with len() and an index) or a dict of arrays, got "
+                f"{type(rows).__name__}."
+            )
+        process_count = check_whole("process_count", process_count, 1)
+        process_index = check_whole("process_index", process_index, 0, process_count - 1)
+        batch_size = check_whole("batch_size", batch_size, 1)
+        seed, prefetch = check_seed("seed", seed), check_whole("prefetch", prefetch, 0)
+        if batch_size % process_count:
             raise ValueError(f"batch_size must be a multiple of process_count {process_count}, got {batch_size}.")
         if batch_size > len(rows):
             raise ValueError(f"batch_size {batch_size} is larger than the data, which has {len(rows)} examples.")
-        if seed < 0 or prefetch < 0:
-            raise ValueError(f"seed and prefetch must not be negative, got {seed} and {prefetch}.")
         self.size, self.batch_size = len(rows), batch_size
-        self._identity = {"size": len(rows), "batch_size": batch_size, "seed": operator.index(seed)}
-        # Grain orders epoch e of seed s as epoch 0 of seed s + e, so neighbouring seeds would share their orders.
-        order = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        dataset = grain.MapDataset.source(rows).shuffle(seed=order).repeat()
+        self._identity = {"size": len(rows), "batch_size": batch_size, "seed": seed}
+        self._lock, self._spec = threading.Lock(), None
+        dataset = grain.MapDataset.source(rows).shuffle(seed=seed * _SPREAD % SEEDS).repeat()
         if transform is not None:
             dataset = dataset.map(transform)
         # The order is endless, so no remainder is dropped; were one kept, Grain's length would overflow for parts of 1.
-        dataset = dataset.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
-        self._batches: Any = dataset.map_with_index(_checked)
+        part = batch_size // process_count
+        dataset = dataset.batch(part, drop_remainder=True, batch_fn=list)[process_index::process_count]
+        self._batches: Any = dataset.map_with_index(self._stacked)
         options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
         self._iterator = iter(self._batches.to_iter_dataset(options))
 
@@ -130,13 +151,19 @@ class Stream:
         for key, mine in self._identity.items():
             if state.get(key) != mine:
                 raise ValueError(f"state is of a stream with {key} {state.get(key)}, this one has {key} {mine}.")
-        self._iterator.set_state({"next_index": state["next_index"]})
+        self._iterator.set_state({"next_index": check_whole("state's next_index", state.get("next_index"), 0)})
 
-
-def _checked(index: int, batch: Batch) -> Batch:
-    batch = arrays.narrow(batch)
-    for name, values in arrays.named_leaves(batch):
-        row = arrays.first_nan(values)
-        if row is not None:
-            raise ValueError(f"feature {name!r} has a NaN in batch {index} (row {row} of this process's part).")
-    return batch
+    def _stacked(self, index: int, examples: list[Example]) -> Batch:
+        """The batch of some examples, if it is finite and like those before."""
+        batch = arrays.stack(examples)
+        for name, values in arrays.named_leaves(batch):
+            row = arrays.first_nonfinite(values)
+            if row is not None:
+                what = "a NaN" if np.isnan(values[row]).any() else "an infinity"
+                raise ValueError(f"feature {name!r} has {what} in batch {index} (row {row} of this process's part).")
+        spec = arrays.spec(batch)
+        with self._lock:  # batches come from several threads
+            self._spec = before = self._spec or spec
+        if spec != before:
+            raise ValueError(f"batch {index} has features {spec}, unlike those before: {before}.")
+        return batch

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...core import checks
+from ..data.sources import check_whole
 from ..types import ConfigDict
 from .base import Environment, Step
 
@@ -33,14 +35,10 @@ def make(data: ConfigDict) -> Environment:
     """The gridworld that a config's section describes.
 
     Raises:
-        ValueError: a size that is even or below 3, no look, or a slip outside [0, 1].
+        ValueError: a size that is even or below 3, rewards that are not two finite numbers, a slip outside [0, 1], no
+            step, no look, a negative dimension or both 0, or a noise that is negative or infinite.
     """
-    if data.size < 3 or data.size % 2 == 0:
-        raise ValueError(f"data.size must be odd and at least 3, got {data.size}.")
-    if data.looks < 1:
-        raise ValueError(f"data.looks must be at least 1, got {data.looks}.")
-    if not 0 <= data.slip <= 1:
-        raise ValueError(f"data.slip must be in [0, 1], got {data.slip}.")
+    check_settings(data)
     successor, reward = transitions(data.size, data.rewards)
     start, actions = data.size**2 // 2, len(MOVES)
 
@@ -71,6 +69,21 @@ def make(data: ConfigDict) -> Environment:
         return known_returns(successor, reward, start=start, slip=data.slip, horizon=data.horizon)
 
     return Environment(actions, data.code_dim + data.noise_dim, data.horizon, make_world, reset, step, references)
+
+
+def check_settings(data: ConfigDict) -> None:
+    """Raise for the first setting outside its range."""
+    for name, low in (("size", 3), ("horizon", 1), ("looks", 1), ("code_dim", 0), ("noise_dim", 0)):
+        check_whole(f"data.{name}", data[name], low)
+    if data.size % 2 == 0:
+        raise ValueError(f"data.size must be odd and at least 3, got {data.size}.")
+    if not data.code_dim + data.noise_dim:
+        raise ValueError("data.code_dim and data.noise_dim must not both be 0: nothing would be observed.")
+    rewards = np.asarray(data.rewards)
+    if rewards.shape != (2,) or rewards.dtype.kind not in "iuf" or not np.isfinite(rewards).all():
+        raise ValueError(f"data.rewards must be two finite numbers, got {data.rewards!r}.")
+    checks.in_interval("data.slip", data.slip, 0.0, 1.0)
+    checks.in_interval("data.noise", data.noise, 0.0, np.inf)
 
 
 def transitions(size: int, rewards: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -126,6 +126,7 @@ def load_standardized(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.nd
             f"data.name must be a set with a class label and one of {INPUTS}; {name!r} has {', '.join(found.features)}."
         )
     splits = [data.load(name, split) for split in ("train", "test")]
+    data.check(splits[0], num_classes={"label": found.num_classes}, every_class=True)
     inputs = [np.asarray(split[key], np.float32) for split in splits]
     axes = tuple(range(inputs[0].ndim - 1))
     mean, deviation = inputs[0].mean(axes), inputs[0].std(axes)

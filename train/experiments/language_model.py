@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from ...core.networks.transformer import Transformer
 from .. import data
-from ..data.sources import Arrays
+from ..data.sources import Arrays, check_seed
 from ..types import ConfigDict
 from .base import Metric, Objective, Task
 
@@ -86,6 +86,7 @@ def build(config: ConfigDict) -> Task:
     """The Transformer on windows of the text that the config names."""
     network = make_network(config)
     name, length = config.data.name, config.data.window + 1
+    check_seed("data.stream_seed", config.data.stream_seed)
     if config.data.stream:
         train = data.stream(
             name,

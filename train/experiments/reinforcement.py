@@ -16,6 +16,7 @@ it. `method.auxiliary` is what is added to the agent's loss, each term with its 
 Both compare with what a slowly moving copy of the encoder makes of the other side of a pair.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,9 +30,9 @@ from ...core import contrastive, distances, masked, replay, trees
 from ...core.networks.batch import split_batch
 from ...core.networks.mlp import MLP
 from ...methods.losses.contrastive import rcrl
+from .. import config as configs
 from .. import plots
-from ..environments import ENVIRONMENTS, Step, gridworld
-from ..environments.base import check_environment
+from ..environments import ENVIRONMENTS, Environment, Step, check_environment, gridworld
 from ..optimizer import make_optimizer
 from ..statistics import ArmResult, mean_interval
 from ..types import ConfigDict
@@ -133,8 +134,7 @@ class Agent:
     def __init__(self, config: ConfigDict):
         _check(config)
         self.data, self.method, self.batch_size = config.data, config.method, config.train.batch_size
-        self.environment = ENVIRONMENTS[config.data.environment](config.data)
-        check_environment(self.environment)
+        self.environment = environment_of(configs.frozen(config.data))
         self.network = QNetwork(tuple(config.model.encoder), config.model.embedding, self.environment.num_actions)
         self.discriminator = rcrl.PairDiscriminator(hidden=config.method.rcrl_hidden)
         self.predictor = nn.Dense(config.model.encoder[-1], use_bias=False)
@@ -299,6 +299,15 @@ class Agent:
 
 def _row(observation: jax.Array, action: jax.Array, after: Step) -> dict[str, jax.Array]:
     return {"observation": observation, "action": action, "reward": after.reward, "last": after.last}
+
+
+@functools.lru_cache(maxsize=8)
+def environment_of(data: str) -> Environment:
+    """The environment of a `data` section, as `configs.frozen` writes it; checked once, by playing an episode."""
+    settings = configs.thawed(data)
+    environment = ENVIRONMENTS[settings.environment](settings)
+    check_environment(environment)
+    return environment
 
 
 def _check(config: ConfigDict) -> None:

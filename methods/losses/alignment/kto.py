@@ -23,7 +23,6 @@ TRL averages over all; here over `where`, all by default. All clamp at zero afte
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +48,8 @@ def sequence_logps(
         length_normalized: the mean over the tokens that count. KTO takes the sum.
 
     Returns:
-        `[batch]` in nats, of the dtype of `logits`; 0 where no token counts.
+        `[batch]` in nats, in at least float32; 0 where no token counts, NaN where one that does is not in the
+        vocabulary.
 
     Raises:
         ValueError: shapes that do not match, or labels that are not integers.
@@ -70,7 +70,8 @@ def sft_loss(logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = 
         where: `[batch, time]` bool, True: a token of the answer. None: all do.
 
     Returns:
-        `[batch]` in nats a token, of the dtype of `logits`; 0 where no token counts.
+        `[batch]` in nats a token, in at least float32; 0 where no token counts, NaN where one that does is not in the
+        vocabulary.
 
     Raises:
         ValueError: shapes that do not match, or labels that are not integers.
@@ -91,7 +92,7 @@ def kl_reference_point(policy_logps: jax.Array, ref_logps: jax.Array, *, where: 
         where: `[m]` bool, True: the row counts. None: all do.
 
     Returns:
-        Scalar in nats, of the dtype of the inputs' promotion, with no gradient; 0 where no row counts.
+        Scalar in nats, in at least float32, with no gradient; 0 where no row counts.
 
     Raises:
         ValueError: shapes that differ or are not `[m]`.
@@ -102,9 +103,9 @@ def kl_reference_point(policy_logps: jax.Array, ref_logps: jax.Array, *, where: 
     """
     specs = [("policy_logps", policy_logps, "m"), ("ref_logps", ref_logps, "m")]
     checks.shapes(*specs, *([] if where is None else [("where", where, "m")]))
-    result, wide = numerics.float_dtypes(policy_logps, ref_logps)
+    _, wide = numerics.float_dtypes(policy_logps, ref_logps)
     mean = masked.mean(_log_ratio(policy_logps, ref_logps, wide), where)
-    return jax.lax.stop_gradient(jnp.maximum(mean, 0).astype(result))
+    return jax.lax.stop_gradient(jnp.maximum(mean, 0))
 
 
 def kto_loss(
@@ -119,21 +120,25 @@ def kto_loss(
 ) -> jax.Array:
     """KTO's loss of each answer, steepest where r = z0 and flat on both sides of it.
 
+    `reference_point` couples the answers of a batch: it is to come from all of them, also where gradients are
+    accumulated over parts of the batch.
+
     Args:
         policy_logps: `[batch]` float, log-probabilities of whole answers under the policy, nats.
         ref_logps: `[batch]` float, the same under the reference, a fixed model.
-        desirable: `[batch]` bool. One kind may be missing.
+        desirable: `[batch]` bool, or 0 and 1. One kind may be missing.
         reference_point: z0, scalar, from `kl_reference_point`; no gradient.
         beta: inverse temperature, positive scalar.
         desirable_weight: w_D, scalar, at least 0.
         undesirable_weight: w_U, scalar, at least 0.
 
     Returns:
-        `[batch]` in [0, w], of the dtype of the arrays' promotion; finite where log-probabilities are -inf. An answer
-        that is impossible under both models has r = 0.
+        `[batch]` in [0, w], in at least float32; finite where log-probabilities are -inf. An answer that is impossible
+        under both models has r = 0.
 
     Raises:
-        ValueError: shapes other than these, beta that is not positive, or a negative weight.
+        ValueError: shapes other than these, desirable that is neither bool nor 0 and 1, beta that is not positive, or a
+            negative weight.
 
     Example:
         >>> logps, ref = jnp.array([-1.0, -1.0]), jnp.array([-3.0, -3.0])
@@ -149,14 +154,16 @@ def kto_loss(
     checks.in_interval("beta", beta, 0.0, jnp.inf, closed="neither")
     checks.in_interval("desirable_weight", desirable_weight, 0.0, jnp.inf)
     checks.in_interval("undesirable_weight", undesirable_weight, 0.0, jnp.inf)
-    result, wide = numerics.float_dtypes(policy_logps, ref_logps, reference_point)
+    if not jnp.issubdtype(jnp.result_type(desirable), jnp.bool_):
+        checks.labels("desirable", desirable, 2)  # -1, as others write for undesirable, would count as True
+    _, wide = numerics.float_dtypes(policy_logps, ref_logps, reference_point)
     beta, w_d, w_u = (jnp.asarray(x, wide) for x in (beta, desirable_weight, undesirable_weight))
     z0 = jax.lax.stop_gradient(jnp.clip(jnp.asarray(reference_point, wide), -_INFINITE, _INFINITE))
     desirable = jnp.asarray(desirable, bool)
 
     gain = _log_ratio(policy_logps, ref_logps, wide) - z0
     gain = jnp.where(desirable, gain, -gain)
-    return (jnp.where(desirable, w_d, w_u) * jax.nn.sigmoid(-beta * gain)).astype(result)
+    return jnp.where(desirable, w_d, w_u) * jax.nn.sigmoid(-beta * gain)
 
 
 def two_stage_weights(step: ArrayLike, *, sft_steps: int) -> tuple[jax.Array, jax.Array]:
@@ -188,30 +195,34 @@ def linear_merge(
 
     Args:
         trees: pytrees of one structure and one shape a leaf, at least one.
-        weights: `[k]` float; None: 1 each. A negative one moves away from its tree.
+        weights: `[k]` float or int; None: 1 each. A negative one moves away from its tree; a tree of weight 0 is left
+            out, whatever it holds.
         normalize: divide the weights by their sum.
 
     Returns:
         A pytree like `trees[0]`, each leaf of its inputs' promotion; what is not floating is taken from `trees[0]`.
 
     Raises:
-        ValueError: no trees, trees that differ in structure or shape, weights of another number, or of sum 0.
+        ValueError: no trees, trees that differ in structure or shape, weights of another number, or (where known) not
+            finite or, but for rounding, of sum 0.
 
     Example:
         >>> linear_merge([{"w": jnp.zeros(2)}, {"w": jnp.ones(2)}], weights=[3.0, 1.0])
         {'w': Array([0.25, 0.25], dtype=float32)}
     """
     trees = list(trees)
-    weights = _merge_weights(trees, weights)
+    shares = _merge_weights(trees, weights)
     _check_trees(trees, "trees")
     if normalize:
-        total = jnp.sum(weights)
-        if checks.is_known(total) and total == 0:
+        shares = _scaled_weights(shares)
+        total = jnp.sum(shares)
+        if checks.is_known(total) and jnp.abs(total) <= len(trees) * jnp.finfo(shares.dtype).eps:
             raise ValueError("weights must not sum to 0 where normalize is True.")
-        weights = weights / total
+        shares = shares / total
 
     def merge(wide, *leaves):
-        return sum(w.astype(wide) * leaf for w, leaf in zip(weights, leaves, strict=True))
+        pairs = zip(shares.astype(wide), leaves, strict=True)
+        return sum(w * _left_out(w, leaf) for w, leaf in pairs)
 
     return _merge_leaves(merge, trees)
 
@@ -221,12 +232,12 @@ def slerp_merge(tree_a: Any, tree_b: Any, *, t: ArrayLike = 0.5) -> Any:
 
         sin((1 - t) W) / sin W a + sin(t W) / sin W b,        W = arccos(<a, b> / |a| |b|)
 
-    Where |cos W| > 0.9995 or a norm is 0, (1 - t) a + t b instead.
+    Where |cos W| > 0.9995 or a norm is 0, (1 - t) a + t b instead. Leaves may be of any length that floats have.
 
     Args:
         tree_a: pytree, the answer at t = 0.
         tree_b: pytree of the same structure and shapes, the answer at t = 1.
-        t: scalar; outside [0, 1] it extrapolates.
+        t: scalar; outside [0, 1] it extrapolates. At 0 and 1 the other tree is left out, whatever it holds.
 
     Returns:
         As `linear_merge`; what is not floating is taken from `tree_a`. A norm that both share is kept.
@@ -243,11 +254,12 @@ def slerp_merge(tree_a: Any, tree_b: Any, *, t: ArrayLike = 0.5) -> Any:
 
     def merge(wide, a, b):
         s = jnp.asarray(t, wide)
-        squares = jnp.stack([jnp.sum(a * a), jnp.sum(b * b)])
-        nonzero = squares > 0
-        cosine = jnp.sum(a * b) * jnp.prod(jax.lax.rsqrt(jnp.where(nonzero, squares, 1)))
-        curved = jnp.all(nonzero) & (jnp.abs(cosine) <= _PARALLEL)
-        angle = jnp.arccos(jnp.where(curved, cosine, 0))
+        a, b = _left_out(1 - s, a), _left_out(s, b)
+        unit_a, unit_b = (distances.l2_normalize(x, axis=None) for x in (a, b))
+        nonzero = jnp.any(unit_a != 0) & jnp.any(unit_b != 0)
+        curved = nonzero & (jnp.abs(jnp.sum(unit_a * unit_b)) <= _PARALLEL)
+        chords = (distances.norm(x, axis=None) for x in (unit_a - unit_b, unit_a + unit_b))
+        angle = jnp.where(curved, 2 * jnp.arctan2(*chords), 1)  # an arccos would be lost to rounding near its ends
         weight_a = jnp.where(curved, jnp.sin((1 - s) * angle) / jnp.sin(angle), 1 - s)
         weight_b = jnp.where(curved, jnp.sin(s * angle) / jnp.sin(angle), s)
         return weight_a * a + weight_b * b
@@ -265,7 +277,8 @@ def ties_merge(
 ) -> Any:
     """TIES: trim each model's changes to the largest, elect a sign for each entry, average those that have it.
 
-    With d_k = theta_k - base, of which each leaf keeps its ceil(density n) largest in magnitude and zeroes the rest:
+    With d_k = theta_k - base, of which each leaf keeps its ceil(density n) largest in magnitude (but for rounding: 7 of
+    100 at 0.07) and zeroes the rest:
 
         sign = sign(sum_k w_k d_k),    base + scale sum_{k: sign d_k = sign} w_k d_k / sum_{k: sign d_k = sign} w_k,
 
@@ -274,7 +287,8 @@ def ties_merge(
     Args:
         base: pytree, what all were trained from.
         trees: pytrees of the structure and shapes of `base`, at least one.
-        weights: `[k]` float, at least 0, of any scale; None: 1 each.
+        weights: `[k]` float or int, at least 0, of any scale; None: 1 each. A tree of weight 0 is left out, whatever it
+            holds.
         density: share of a leaf's entries that stays, static, in (0, 1]; of equal ones the lower flat index stays.
         scale: scalar.
 
@@ -291,13 +305,16 @@ def ties_merge(
     """
     checks.in_interval("density", density, 0.0, 1.0, closed="right")
     trees = list(trees)
-    weights = _merge_weights(trees, weights)
-    checks.in_interval("weights", weights, 0.0, jnp.inf)
+    shares = _merge_weights(trees, weights)
+    checks.in_interval("weights", shares, 0.0, jnp.inf)
+    shares = _scaled_weights(shares)
     _check_trees([base, *trees], "trees")
 
     def merge(wide, start, *leaves):
-        w = weights.astype(wide).reshape((-1,) + (1,) * start.ndim)
-        changes = jnp.stack([_keep_largest(leaf - start, math.ceil(density * start.size)) for leaf in leaves])
+        w = shares.astype(wide)
+        kept = numerics.share_count(density, start.size)
+        changes = jnp.stack([_keep_largest(_left_out(v, x - start), kept) for v, x in zip(w, leaves, strict=True)])
+        w = w.reshape((-1,) + (1,) * start.ndim)
         agrees = (changes != 0) & (jnp.sign(changes) == jnp.sign(jnp.sum(w * changes, axis=0)))
         w = jnp.where(agrees, w, 0)
         total = jnp.sum(w, axis=0)
@@ -315,7 +332,7 @@ def select_alignment_data(
     Which of them are desirable and which undesirable is then read off the scores, by a threshold for each.
 
     Args:
-        embeddings: `[n, d]` float, any scale; a zero vector is similar to nothing.
+        embeddings: `[n, d]` float, finite, any scale; a zero vector is similar to nothing.
         scores: `[n]` float, the accuracy that the guide gives each; NaN and -inf are never kept.
         k: how many to keep, static, at least 1.
         min_score: the lowest score kept, scalar.
@@ -326,7 +343,7 @@ def select_alignment_data(
         are found, `where` is False at the tail, with index 0.
 
     Raises:
-        ValueError: shapes other than these, no example, or k below 1.
+        ValueError: shapes other than these, no example, embeddings that are not finite (where known), or k below 1.
 
     Example:
         >>> embeddings = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -335,6 +352,7 @@ def select_alignment_data(
     """
     if checks.shapes(("embeddings", embeddings, "n d"), ("scores", scores, "n"))["n"] < 1:
         raise ValueError(f"embeddings must have at least one row, got shape {list(embeddings.shape)}.")
+    checks.finite("embeddings", embeddings)  # a NaN is similar to everything: it would end the search
     checks.in_interval("k", k, 1, jnp.inf)
     checks.shapes(("min_score", min_score, ""), ("max_similarity", max_similarity, ""))
     return _select(embeddings, scores, min_score, max_similarity, k=k)
@@ -345,6 +363,8 @@ def _select(embeddings, scores, min_score, max_similarity, *, k):
     _, wide = numerics.float_dtypes(embeddings)
     directions = distances.l2_normalize(embeddings.astype(wide))
     limit = jnp.asarray(max_similarity, wide) - 16 * jnp.finfo(wide).eps
+    _, wide = numerics.float_dtypes(scores)
+    scores, min_score = scores.astype(wide), jnp.asarray(min_score, wide)
 
     def take(left, _):
         best = jnp.argmax(jnp.where(left, scores, -jnp.inf))  # of equal scores the first
@@ -377,7 +397,19 @@ def _merge_weights(trees, weights):
     weights = jnp.ones(len(trees)) if weights is None else jnp.asarray(weights, float)
     if weights.shape != (len(trees),):
         raise ValueError(f"weights must have shape [{len(trees)}], one a tree, got shape {list(weights.shape)}.")
+    checks.finite("weights", weights)
     return weights
+
+
+def _scaled_weights(weights):
+    """`weights` with the largest in magnitude 1, so that sums of them neither overflow nor vanish; zeros stay."""
+    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(weights)))
+    return weights / jnp.where(peak > 0, peak, 1)
+
+
+def _left_out(weight, x):
+    """`x` without what is infinite or NaN, if `weight` is 0. What is finite stays, or the weight had no gradient."""
+    return jnp.where((weight == 0) & ~jnp.isfinite(x), 0, x)
 
 
 def _check_trees(trees, name):

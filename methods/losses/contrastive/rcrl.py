@@ -139,7 +139,7 @@ def return_pair_labels(returns1: jax.Array, returns2: jax.Array, bin_edges: jax.
         bin_edges: `[edges]`, ascending, at least one; they make edges + 1 bins. A NaN return falls into the last.
 
     Returns:
-        `[batch]`, 1 where the bins differ and 0 where they are the same, of the dtype of the inputs' promotion.
+        `[batch]`, 1 where the bins differ and 0 where they are the same, in at least float32.
 
     Raises:
         ValueError: shapes other than these, no edge, or edges that descend (where known).
@@ -151,13 +151,13 @@ def return_pair_labels(returns1: jax.Array, returns2: jax.Array, bin_edges: jax.
     sizes = checks.shapes(("returns1", returns1, "n"), ("returns2", returns2, "n"), ("bin_edges", bin_edges, "k"))
     if sizes["k"] == 0:
         raise ValueError("bin_edges must have at least one edge, got shape [0].")
-    if checks.is_known(bin_edges) and np.any(np.diff(np.asarray(bin_edges, np.float64)) < 0):
+    if checks.is_known(bin_edges) and not np.all(np.diff(np.asarray(bin_edges, np.float64)) >= 0):
         raise ValueError("bin_edges must be ascending.")
-    result, wide = numerics.float_dtypes(returns1, returns2, bin_edges)
+    _, wide = numerics.float_dtypes(returns1, returns2, bin_edges)
     # A label is constant between edges: nothing is lost by asking for no gradient, and the search has none.
     values = jax.lax.stop_gradient([x.astype(wide) for x in (bin_edges, returns1, returns2)])
     first, second = (jnp.searchsorted(values[0], x, side="right") for x in values[1:])
-    return (first != second).astype(result)
+    return (first != second).astype(wide)
 
 
 def rcrl_loss(logits_positive: jax.Array, logits_negative: jax.Array) -> jax.Array:
@@ -170,7 +170,7 @@ def rcrl_loss(logits_positive: jax.Array, logits_negative: jax.Array) -> jax.Arr
         logits_negative: `[batch]` float, l-: of the anchor and a step of another segment.
 
     Returns:
-        `[batch]` in [0, 1], 0.25 where the discriminator does not know; of the dtype of the inputs' promotion.
+        `[batch]` in [0, 1], 0.25 where the discriminator does not know; in at least float32.
 
     Raises:
         ValueError: logits of different shapes, or not one-dimensional.
@@ -180,15 +180,14 @@ def rcrl_loss(logits_positive: jax.Array, logits_negative: jax.Array) -> jax.Arr
         Array([0.25 , 0.125], dtype=float32)
     """
     checks.shapes(("logits_positive", logits_positive, "n"), ("logits_negative", logits_negative, "n"))
-    result, wide = numerics.float_dtypes(logits_positive, logits_negative)
+    _, wide = numerics.float_dtypes(logits_positive, logits_negative)
 
-    def square(
-        x,
-    ):  # sigmoid(x)^2; the slope of jax.nn.sigmoid is lost to rounding from x = 17 on, where it matters most
+    def square(x):
+        """sigmoid(x)^2; the slope of jax.nn.sigmoid is lost to rounding from x = 17 on, where it matters most."""
         return jnp.exp(2 * jax.nn.log_sigmoid(x))
 
     positive, negative = logits_positive.astype(wide), logits_negative.astype(wide)
-    return ((square(positive) + square(-negative)) / 2).astype(result)
+    return (square(positive) + square(-negative)) / 2
 
 
 def optimal_discriminator(return_probs: jax.Array) -> jax.Array:
@@ -200,7 +199,7 @@ def optimal_discriminator(return_probs: jax.Array) -> jax.Array:
         return_probs: `[n, bins]` float, Z: the distribution of the return of each state-action pair, in rows.
 
     Returns:
-        `[n, n]`, symmetric; the diagonal, 1 - |Z(i)|^2, is zero where the return is certain. Of the input's dtype.
+        `[n, n]` in at least float32, symmetric; the diagonal, 1 - |Z(i)|^2, is zero where the return is certain.
 
     Raises:
         ValueError: return_probs that are not a matrix.
@@ -211,10 +210,10 @@ def optimal_discriminator(return_probs: jax.Array) -> jax.Array:
                [0.5, 0.5]], dtype=float32)
     """
     checks.shapes(("return_probs", return_probs, "n k"))
-    result, wide = numerics.float_dtypes(return_probs)
+    _, wide = numerics.float_dtypes(return_probs)
     probs = return_probs.astype(wide)
     same = jnp.einsum("ik,jk->ij", probs, probs, precision=jax.lax.Precision.HIGHEST)
-    return (1 - same).astype(result)
+    return 1 - same
 
 
 class PairDiscriminator(nn.Module):
@@ -224,8 +223,8 @@ class PairDiscriminator(nn.Module):
         hidden: width of the hidden layer.
 
     Returns:
-        Called on `z1 [batch, d]` and `z2 [batch, d]`: logits `[batch]`, high where the returns differ, of the promotion
-        of the embeddings' and the parameters' dtypes.
+        Called on `z1 [batch, d]` and `z2 [batch, d]`: logits `[batch]`, high where the returns differ, in at least
+        float32.
 
     Raises:
         ValueError: embeddings that are not two matrices of one shape, or hidden below 1.
@@ -244,7 +243,8 @@ class PairDiscriminator(nn.Module):
         """Logits `[batch]` of the pairs."""
         checks.in_interval("hidden", self.hidden, 1, jnp.inf)
         checks.shapes(("z1", z1, "n d"), ("z2", z2, "n d"))
-        return MLP((self.hidden, 1), name="mlp")(jnp.concatenate([z1, z2], axis=-1))[:, 0]
+        _, wide = numerics.float_dtypes(z1, z2)
+        return MLP((self.hidden, 1), name="mlp")(jnp.concatenate([z1, z2], axis=-1).astype(wide))[:, 0]
 
 
 @jax.jit  # or every eager call would compile the loop again

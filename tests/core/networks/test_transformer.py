@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lemmata.core.networks.transformer import Cache, Transformer, attention_mask, extend_layer, rotate
+from lemmata.core.networks.transformer import (
+    Cache,
+    Transformer,
+    attention_mask,
+    count_positions,
+    extend_layer,
+    rotate,
+)
 
 VOCAB, LENGTH = 50, 12
 TOKENS = jax.random.randint(jax.random.key(0), (4, LENGTH), 0, VOCAB)
@@ -90,6 +97,130 @@ def test_padding_is_seen_by_nobody_and_stays_finite():
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
 
 
+def pattern_of(kind, lengths, width):
+    """Which of `width` places hold the `lengths[row]` tokens of each row: the last, the first, or any."""
+    rng = np.random.default_rng(3)
+    where = np.arange(width) < np.asarray(lengths)[:, None]
+    if kind == "left":
+        where = where[:, ::-1]
+    if kind == "interior":
+        where = rng.permuted(where, axis=1)
+    return jnp.asarray(where)
+
+
+def scattered(tokens, where, padding):
+    """The tokens of each row in the places that count, `padding` elsewhere."""
+    tokens = jnp.take_along_axis(tokens, count_positions(where), axis=1)
+    return jnp.where(where, tokens, padding)
+
+
+PATTERNS = pytest.mark.parametrize("pattern", ["left", "right", "interior"])
+
+
+@PATTERNS
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("attention", ["causal", "prefix", "full"])
+def test_a_padded_row_gives_what_it_gives_alone(attention, positions, pattern):
+    """Wherever the padding lies and whatever it holds."""
+    network, params = make(attention=attention, positions=positions)
+    lengths = [8, 1, 8, 0]
+    where = pattern_of(pattern, lengths, LENGTH)
+    prefix = {"prefix": jnp.array([2, 1, 7, 0])} if attention == "prefix" else {}
+    padded = [logits_of(network, params, scattered(TOKENS, where, junk), where=where, **prefix) for junk in (0, -100)]
+    np.testing.assert_array_equal(*padded)
+    for row, length in enumerate(lengths[:3]):
+        own = {name: value[row : row + 1] for name, value in prefix.items()}
+        alone = logits_of(network, params, TOKENS[row : row + 1, :length], **own)[0]
+        np.testing.assert_allclose(padded[0][row][where[row]], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_next_tokens_of_left_padded_prompts_are_those_of_the_prompts(positions):
+    """Fifty prompts, at initialisation scaled up so that the next token is not a tie of rounding."""
+    network, params = make(positions=positions)
+    params = jax.tree.map(lambda p: 3 * p, params)
+    rng = np.random.default_rng(4)
+    tokens, lengths = jnp.asarray(rng.integers(VOCAB, size=(50, LENGTH))), rng.integers(1, LENGTH, size=50)
+    where = pattern_of("left", lengths, LENGTH)
+    padded = logits_of(network, params, scattered(tokens, where, 0), where=where)[:, -1]
+    right = logits_of(network, params, tokens)[np.arange(50), lengths - 1]  # causal: what comes later plays no part
+    np.testing.assert_allclose(padded, right, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(jnp.argmax(padded, -1), jnp.argmax(right, -1))
+
+
+@PATTERNS
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_a_cache_takes_padding_anywhere_and_in_pieces(positions, pattern):
+    """Three pieces of unequal rows, then token by token: every token that counts has the logits of the whole text."""
+    network, params = make(positions=positions)
+    expected = logits_of(network, params, TOKENS)
+    cache, read = network.init_cache(4, LENGTH), np.zeros(4, int)
+    for lengths in ([3, 1, 0, 5], [0, 4, 2, 1], [5, 5, 5, 5]):
+        where = pattern_of(pattern, lengths, 5)
+        rest = jnp.stack([jnp.roll(TOKENS[row], -read[row]) for row in range(4)])
+        cache, logits = cached(network, params, cache, scattered(rest, where, -100), where=where)
+        for row, length in enumerate(lengths):
+            own = expected[row, read[row] : read[row] + length]
+            np.testing.assert_allclose(logits[row][where[row]], own, rtol=1e-4, atol=1e-5)
+        read += lengths
+        np.testing.assert_array_equal(cache.length, read)
+    cache, logits = cached(network, params, cache, TOKENS[jnp.arange(4), read], method="decode_step")
+    np.testing.assert_allclose(logits, expected[jnp.arange(4), read], rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_that_outgrows_its_cache_is_refused_or_nan_and_never_wrong():
+    network, params = make()
+    expected = logits_of(network, params, TOKENS)
+    lengths = jnp.array([4, 5, 3, 0])
+    begun, _ = cached(network, params, network.init_cache(4, 6), TOKENS[:, :5], where=jnp.arange(5) < lengths[:, None])
+    pieces = jnp.stack([TOKENS[row, n : n + 2] for row, n in enumerate(lengths)])
+    with pytest.raises(ValueError, match="cache must have room for every token: row 1 has 7, its size is 6"):
+        network.apply(params, begun, pieces, method="extend")
+
+    cache, logits = cached(network, params, begun, pieces)
+    fits = np.asarray(lengths)[:, None] + np.arange(2) < 6
+    own = np.stack([expected[row, n : n + 2] for row, n in enumerate(lengths)])
+    np.testing.assert_allclose(logits, np.where(fits[..., None], own, np.nan), rtol=1e-4, atol=1e-5)
+    assert not fits.all()
+    for _ in range(2):  # and stays so, while the other rows go on
+        old, (cache, logits) = cache, cached(network, params, cache, TOKENS[:, 0], method="decode_step")
+        np.testing.assert_array_equal(np.isnan(logits).all(-1), old.length >= 6)
+        np.testing.assert_array_equal(np.isnan(logits).any(-1), old.length >= 6)
+
+
+def test_a_full_row_that_reads_padding_alone_is_no_overflow():
+    network, params = make()
+    cache, _ = cached(network, params, network.init_cache(4, 5), TOKENS[:, :5])
+    where = jnp.zeros((4, 2), bool)
+    after, _ = network.apply(params, cache, TOKENS[:, :2], method="extend", where=where)
+    np.testing.assert_array_equal(after.length, 5)
+    np.testing.assert_array_equal(after.key, cache.key)
+
+
+def test_no_rows_give_no_logits():
+    network, params = make()
+    assert logits_of(network, params, TOKENS[:0]).shape == (0, LENGTH, VOCAB)
+    assert logits_of(network, params, TOKENS[:, :0]).shape == (4, 0, VOCAB)
+    cache, logits = cached(network, params, network.init_cache(0, LENGTH), TOKENS[:0, :5])
+    assert logits.shape == (0, 5, VOCAB)
+    assert cache.length.shape == (0,)
+
+
+def test_a_token_outside_the_vocabulary_is_refused_or_nan_and_only_where_it_counts():
+    network, params = make()
+    for outside in (-1, VOCAB):
+        tokens = TOKENS.at[0, 3].set(outside)
+        with pytest.raises(ValueError, match=f"tokens must be integers from 0 to 49, got {outside} at"):
+            network.apply(params, tokens)
+        logits = logits_of(network, params, tokens)
+        assert np.isnan(logits[0, 3:]).all()
+        assert np.isfinite(logits[1:]).all()
+        where = jnp.ones((4, LENGTH), bool).at[0, 3].set(False)
+        np.testing.assert_array_equal(
+            network.apply(params, tokens, where=where), network.apply(params, TOKENS, where=where)
+        )
+
+
 def test_rotary_products_depend_on_distance_alone():
     query, key = jax.random.normal(jax.random.key(2), (2, 8))
     rotated = [rotate(jnp.broadcast_to(v, (1, 20, 1, 8)))[0, :, 0] for v in (query, key)]
@@ -149,10 +280,10 @@ def test_cache_of_another_dtype_stays_close():
     assert float(jnp.max(jnp.abs(logits - expected))) < 0.05 * float(jnp.max(jnp.abs(expected)))
 
 
-def test_a_layer_of_a_cache_is_extended_from_each_rows_end_and_what_lies_beyond_is_dropped():
+def test_a_layer_of_a_cache_is_extended_in_the_places_given_and_what_lies_beyond_is_dropped():
     cache = Cache(jnp.zeros((3, 2, 1, 4, 1)), jnp.zeros((3, 2, 1, 4, 1)), jnp.array([0, 2, 3]))
     new = jnp.array([[1.0, 2], [3, 4], [5, 6]])[..., None, None]
-    after = extend_layer(cache, new, -new, jnp.array(1))
+    after = extend_layer(cache, new, -new, jnp.array(1), jnp.array([[0, 1], [2, 3], [3, 4]]))
     expected = np.array([[1.0, 2, 0, 0], [0, 0, 3, 4], [0, 0, 0, 5]])
     np.testing.assert_array_equal(after.key[:, 1, 0, :, 0], expected)
     np.testing.assert_array_equal(after.value[:, 1, 0, :, 0], -expected)
@@ -275,6 +406,11 @@ def test_bad_cache_is_named():
     cache = network.init_cache(4, 5)
     with pytest.raises(ValueError, match=r"tokens must be integers \[batch, length <= 5\]"):
         network.apply(params, cache, TOKENS, method="extend")
+    with pytest.raises(ValueError, match="tokens must have the 4 rows"):
+        network.apply(params, cache, TOKENS[:2, :5], method="extend")
+    for where in (jnp.ones((4, 4), bool), jnp.ones((4, 5), jnp.int32)):
+        with pytest.raises(ValueError, match=r"where must be booleans \[4, 5\]"):
+            network.apply(params, cache, TOKENS[:, :5], method="extend", where=where)
     with pytest.raises(ValueError, match="attention must be"):
         network.clone(attention="full").apply(params, cache, TOKENS[:, 0], method="decode_step")
 
@@ -286,7 +422,12 @@ def test_bad_cache_is_named():
         ("prefix", {"kind": "prefix"}),
         ("prefix", {"kind": "causal", "prefix": jnp.ones(2, jnp.int32)}),
         ("prefix", {"kind": "prefix", "prefix": jnp.int32(1)}),
+        ("prefix", {"kind": "prefix", "prefix": jnp.ones(2)}),
+        ("prefix", {"kind": "prefix", "prefix": jnp.array([2, 6])}),
+        ("prefix", {"kind": "prefix", "prefix": jnp.array([-1, 2])}),
         ("where", {"kind": "full", "where": jnp.ones((2, 4), bool)}),
+        ("where", {"kind": "full", "where": jnp.ones((2, 5), jnp.int32)}),
+        ("where", {"kind": "prefix", "prefix": jnp.array([2]), "where": jnp.ones((2, 5), bool)}),
     ],
 )
 def test_bad_mask_argument_is_named(name, arguments):

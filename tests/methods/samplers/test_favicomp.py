@@ -160,6 +160,46 @@ def test_decoding_follows_the_argmax_and_stops_at_the_end_token():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("several", [[9, 0], (9, 0), np.array([9, 0]), jnp.array([0, 9])])
+def test_any_of_several_end_tokens_ends_a_row_and_is_repeated(several):
+    """Against a Python loop, with as many rows as end tokens too: none belongs to a row."""
+    compressor, target = logits(1, (11, 11))
+    mixed = np.argmax(jax.nn.log_softmax(compressor) + jax.nn.log_softmax(target), axis=-1)
+    expected = np.zeros((11, 9), int)
+    for row in range(11):
+        token, ended = row, False
+        for step in range(9):
+            token = token if ended else mixed[token]
+            ended = ended or token in (9, 0)
+            expected[row, step] = token
+    assert {9, 0} <= set(expected[:, -1])
+    for first in (jnp.arange(11), jnp.arange(2)):
+        got = favicomp.decode_bigram(compressor, target, first, num_steps=9, eos_id=several)
+        np.testing.assert_array_equal(got, expected[: len(first)])
+
+
+def test_a_row_without_scores_is_marked_and_never_a_guess():
+    table = jnp.roll(jnp.eye(4), 1, axis=1).at[2].set(jnp.nan)
+    got = favicomp.decode_bigram(table, table, jnp.array([0, 2, 3]), num_steps=4, eos_id=3)
+    np.testing.assert_array_equal(got, [[1, 2, -1, -1], [-1] * 4, [0, 1, 2, -1]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_perplexity_and_mixture_of_narrow_logits_are_float32(dtype):
+    values = (30 * jax.random.normal(jax.random.key(0), (2, 600, 8))).astype(dtype)
+    tokens, where = jnp.argmin(values, axis=-1), jnp.ones((2, 600), bool)  # so unlikely that float16 would overflow
+    logps = special.log_softmax(np.asarray(values, np.float64), axis=-1)
+    nats = -np.take_along_axis(logps, np.asarray(tokens)[..., None], -1).mean((1, 2))
+    got = favicomp.perplexity(values, tokens, where)
+    assert got.dtype == jnp.float32
+    assert nats.min() > np.log(65_504)
+    np.testing.assert_allclose(np.log(np.asarray(got, np.float64)), nats, rtol=1e-5)
+    mixed = favicomp.ensemble_log_probs(values[0], values[1])
+    score = (logps[0] + logps[1]) / 2
+    np.testing.assert_allclose(mixed, special.log_softmax(score, axis=-1), rtol=1e-5, atol=1e-4)
+    assert mixed.dtype == jnp.float32
+
+
 def test_an_end_token_as_the_first_ends_nothing():
     table = jnp.roll(jnp.eye(4), 1, axis=1)
     got = favicomp.decode_bigram(table, table, jnp.array([3]), num_steps=5, eos_id=3)
@@ -321,9 +361,18 @@ V = jnp.zeros((2, 4))
             r"target_logits must have shape \[2, 4\].*\[2, 5\]",
         ),
         (lambda: favicomp.ensemble_log_probs(V[:, :0], V[:, :0]), "compressor_logits"),
-        (lambda: favicomp.perplexity(V, jnp.zeros(3, int), jnp.ones(3, bool)), "labels"),
+        (lambda: favicomp.perplexity(V, jnp.zeros(3, int), jnp.ones(3, bool)), "tokens"),
+        (lambda: favicomp.perplexity(V[0], jnp.int32(0), jnp.bool_(True)), "logits"),
+        (lambda: decode_square(eos_id=[]), "eos_id"),
+        (lambda: decode_square(eos_id=[0.5]), "eos_id"),
+        (lambda: decode_square(eos_id=jnp.zeros((1, 1), int)), "eos_id"),
+        (lambda: decode_square(first=jnp.array([4])), "first_token must be integers from 0 to 3"),
         (lambda: favicomp.decode_bigram(V, V, jnp.zeros(1, int), num_steps=2, eos_id=0), "compressor_table"),
         (lambda: decode_square(target=jnp.zeros((5, 5))), "target_table"),
+        (
+            lambda: favicomp.decode_bigram(V[:0, :0], V[:0, :0], jnp.zeros(1, int), num_steps=2, eos_id=0),
+            "compressor_table must have a token",
+        ),
         (lambda: decode_square(num_steps=0), "num_steps"),
         (lambda: decode_square(alpha=2.0), "alpha"),
         (lambda: decode_square(first=jnp.zeros(1)), "first_token"),
@@ -340,9 +389,10 @@ def test_bad_input_names_the_argument(call, named):
         call()
 
 
-def decode_square(target=V[:1] + jnp.zeros((4, 1)), first=jnp.zeros(1, int), num_steps=2, **options):  # noqa: B008
-    table = jnp.zeros((4, 4))
-    return favicomp.decode_bigram(table, target, first, num_steps=num_steps, eos_id=0, **options)
+def decode_square(target=None, first=None, num_steps=2, eos_id=0, **options):
+    table, first = jnp.zeros((4, 4)), jnp.zeros(1, int) if first is None else first
+    target = table if target is None else target
+    return favicomp.decode_bigram(table, target, first, num_steps=num_steps, eos_id=eos_id, **options)
 
 
 def step_of(size):

@@ -1,9 +1,14 @@
 """The public functions: what they return, and the errors that name what is wrong."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lemmata.train import data
+from lemmata.train.data import store
+from lemmata.train.data.arrays import check_source
+from lemmata.train.data.sources import Arrays, Sampler, check_seed
 
 
 def test_names_are_the_documented_ones():
@@ -66,20 +71,152 @@ def test_a_window_length_out_of_range_is_named(length):
 
 def test_check_passes_what_is_right():
     data.check({"x": np.ones((3, 2), np.float32), "label": np.array([0, 1, 2]), "name": np.array([b"a", b"b", b"c"])})
-    data.check({"label": np.array([0, 1, 2])}, num_classes=3)
-    data.check({"x": np.array([np.inf])})  # infinities are numbers: a log-probability of nothing
+    data.check({"label": np.array([0, 1, 2])}, num_classes=3, every_class=True)
+    data.check({"label": np.array([0, 5]), "inner": {"label": np.array([9, 9])}}, num_classes={"inner/label": 10})
+    data.check({"name": np.array([b"a", "b"], object), "half": np.ones(2, jnp.bfloat16), "flag": np.ones(2, bool)})
 
 
-def test_check_names_the_feature_and_row_of_a_nan():
-    x = np.zeros((5, 2), np.float32)
-    x[3, 1] = np.nan
-    with pytest.raises(ValueError, match=r"'x' has a NaN in row 3"):
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "a NaN"), (np.inf, "an infinity"), (-np.inf, "an infinity")])
+def test_check_names_the_feature_and_row_of_what_is_not_finite(value, word, dtype):
+    x = np.zeros((5, 2), dtype)
+    x[3, 1] = value
+    with pytest.raises(ValueError, match=rf"'x' has {word} in row 3"):
         data.check({"fine": np.zeros(5), "x": x})
-    with pytest.raises(ValueError, match=r"'inner/x' has a NaN in row 3"):
+    with pytest.raises(ValueError, match=rf"'inner/x' has {word} in row 3"):
         data.check({"inner": {"x": x}})
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({}, "at least one array"),
+        ({"inner": {}}, "at least one array"),
+        ({"x": np.zeros(3), "inner": {"y": np.zeros((4, 2))}}, r"common first axis.*inner/y \[4, 2\], x \[3\]"),
+        ({"x": np.zeros(3), "y": np.float32(1)}, r"common first axis.*y \[\]"),
+        ({"x": np.zeros((0, 3))}, r"at least one example.*x \[0, 3\]"),
+        ({"x": np.array([1, None])}, "'x' must hold numbers, or strings, got objects: NoneType, int"),
+        ({"x": np.array(["2026-01-01"], "datetime64[D]")}, "'x' must hold numbers.*datetime64"),
+    ],
+)
+def test_check_names_what_is_no_split(columns, named):
+    with pytest.raises(ValueError, match=named):
+        data.check(columns)
 
 
 @pytest.mark.parametrize("wrong", [-1, 3])
 def test_check_names_a_label_that_is_no_class(wrong):
     with pytest.raises(ValueError, match=rf"'label' is {wrong} in row 2.*\[0, 3\)"):
         data.check({"label": np.array([0, 2, wrong])}, num_classes=3)
+
+
+def test_check_names_labels_that_do_not_count_from_zero_and_how_to_renumber_them():
+    labels = np.array([2, 1, 1, 2])
+    with pytest.raises(ValueError, match=r"'label' is 2 in row 0; .*Its values are 1 and 2: np\.unique") as error:
+        data.check({"label": labels}, num_classes=2)
+    assert "numbers them from 0" in str(error.value)
+    data.check({"label": np.unique(labels, return_inverse=True)[1]}, num_classes=2, every_class=True)
+    with pytest.raises(ValueError, match="'labels' must be integers, one of 2 classes, got float32"):
+        data.check({"labels": labels.astype(np.float32)}, num_classes=2)
+    with pytest.raises(ValueError, match="num_classes must be an integer of at least 1, got 0"):
+        data.check({"label": labels}, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "named"),
+    [([1, 2], 3, "class 0;"), ([0], 3, "classes 1 and 2;"), ([0], 100, r"classes 1, 2, 3, 4, 5 and 94 more;")],
+)
+def test_check_names_the_classes_without_an_example(labels, classes, named):
+    data.check({"label": np.array(labels)}, num_classes=classes)
+    with pytest.raises(ValueError, match=f"'label' has no example of {named}"):
+        data.check({"label": np.array(labels)}, num_classes=classes, every_class=True)
+
+
+@pytest.mark.parametrize(
+    ("split", "named"),
+    [
+        ("train[:0]", "no examples"),
+        ("train[9:3]", "no examples"),
+        ("train[:999]", "within its examples .*train has 120"),
+        ("train[", "none of iris's: train, test"),
+        ("", "none of iris's"),
+        (3, "none of iris's"),
+        (None, "none of iris's"),
+    ],
+)
+def test_a_split_that_is_none_or_empty_is_named(split, named):
+    for read in (lambda: data.load("iris", split), lambda: data.stream("iris", split, batch_size=1, seed=0)):
+        with pytest.raises(ValueError, match=named):
+            read()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "mnist:1", "mnist/", "../x", 3, None])
+def test_what_is_no_name_is_named(name):
+    for read in (data.info, lambda name: data.load(name, "train"), store.prepare):
+        with pytest.raises(ValueError, match="is no name; expected one of digits"):
+            read(name)
+
+
+def test_text_with_the_byte_that_separates_documents_is_refused(monkeypatch):
+    texts = [np.frombuffer(text, np.uint8) for text in (b"abc", b"", b"d\0e")]
+    monkeypatch.setattr(data, "documents", lambda name, split: texts)
+    with pytest.raises(ValueError, match="document 2 of mine's train split has a byte 0 at 1"):
+        data.windows("mine", "train", 2)
+    texts.pop()  # an empty document is its separator alone
+    np.testing.assert_array_equal(data.windows("mine", "train", 5)["tokens"], [[*b"abc", 0, 0]])
+
+
+@pytest.mark.parametrize("window", [0, -1, 2.5, True])
+def test_a_window_is_the_one_that_was_set(window):
+    with pytest.raises(ValueError, match=f"window must be an integer of at least 1, got {window}"):
+        data.stream("python_docs", "test", batch_size=2, seed=0, window=window)
+
+
+# --------------------------------------------------------------------------------------------------- a task's sources
+
+
+def test_sources_that_give_batches_pass():
+    columns = {"x": np.ones((3, 2)), "n": np.array([2**31 - 1, 0, -5]), "flag": np.ones(3, bool)}
+    check_source("train", Arrays(columns), 2)
+    check_source("train", Arrays((np.ones((3, 2), jnp.bfloat16), jnp.ones((3,), jnp.complex64))), 2)
+    check_source("train", Arrays({"key": jax.random.split(jax.random.key(0), 3)}), 2)
+    check_source("train", data.Stream(columns, batch_size=2, seed=0), 2)
+    check_source("train", Sampler(lambda key, n: {"x": jax.random.normal(key, (n, 4))}), 7)
+    check_source("train", Sampler(lambda key, n: ()), 7)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({}, "train: expected at least one array"),
+        ({"x": np.zeros((0, 2))}, "train: there must be at least one example"),
+        ({"x": np.zeros(3), "y": np.zeros(2)}, r"train: arrays must have one common first axis, got x \[3\], y \[2\]"),
+        ({"x": np.zeros(3), "y": np.float32(0)}, "train: arrays must have one common first axis"),
+        ({"x": [1.0, 2.0]}, "train: array 'x/0' must be an array of numbers, got float"),
+        ({"x": np.array(["a", "b"])}, "train: array 'x' must be an array of numbers, got dtype <U1"),
+        ({"x": np.array([1, None])}, "train: array 'x' must be an array of numbers, got dtype object"),
+        ({"a": {"x": np.array([0, np.nan])}}, "train: array 'a/x' has a NaN in row 1"),
+        ((np.zeros(2), jnp.array([[0.0], [jnp.inf]])), "train: array '1' has an infinity in row 1"),
+        ({"id": np.array([0, 2**40])}, "train: array 'id' holds an integer that does not fit int32"),
+        ({"x": np.array([0, 1e300])}, "train: array 'x' holds a number that does not fit float32"),
+    ],
+)
+def test_arrays_that_give_no_batches_are_named(arrays, named):
+    with pytest.raises(ValueError, match=named):
+        check_source("train", Arrays(arrays), 2)
+
+
+def test_a_sampler_draws_as_many_as_asked():
+    with pytest.raises(ValueError, match=r"test: the sampler must draw as many .*8 along .*shape \[5\] of 'x'"):
+        check_source("test", Sampler(lambda key, n: {"x": jax.random.permutation(key, 5)[:n]}), 8)
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
+        check_source("test", Sampler(lambda key, n: ()), 0)
+    with pytest.raises(ValueError, match="train must be Arrays, a Sampler or a Stream, got list"):
+        check_source("train", [], 8)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 1.0, True, "0", None])
+def test_a_seed_outside_its_range_is_named(seed):
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to 4294967295"):
+        check_seed("seed", seed)
+    assert check_seed("seed", np.uint32(2**32 - 1)) == 2**32 - 1

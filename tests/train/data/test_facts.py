@@ -86,8 +86,45 @@ def test_text_ends_at_the_end_token():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"relations": 7}, {"relations": 18}, {"words": 6}, {"documents": 16}, {"found": 1.5}, {"manner": -0.1}]
+    "bad",
+    [
+        {"relations": 7},
+        {"relations": 18},
+        {"relations": 0},
+        {"relations": 8.0},
+        {"words": 6},
+        {"words": 1},
+        {"words": 2.5},
+        {"documents": 16},
+        {"documents": 0},
+        {"documents": True},
+        {"found": 1.5},
+        {"found": np.nan},
+        {"manner": -0.1},
+        {"manner": np.inf},
+    ],
 )
 def test_bad_attribute_is_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Facts(**bad)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda key: LAND.value(jnp.array([8]), jnp.array([0])), "relation must be integers from 0 to 7, got 8"),
+        (lambda key: LAND.value(jnp.array([0]), jnp.array([9])), "value must be integers from 0 to 8, got 9"),
+        (lambda key: LAND.value(jnp.array([-1]), jnp.array([0])), "relation must be integers from 0 to 7, got -1"),
+        (lambda key: LAND.statement(key, jnp.array([0]), jnp.array([0]), 1.5), r"manner must be in \[0, 1\]"),
+        (lambda key: LAND.retrieve(key, jnp.array([8]), jnp.array([True])), "relation must be integers from 0 to 7"),
+        (lambda key: LAND.retrieve(key, jnp.array([1]), jnp.array([1])), "found must be bool, got int32"),
+        (lambda key: LAND.retrieve(key, jnp.array([1]), jnp.array([True, True])), r"found must have shape \[n\]"),
+        (lambda key: LAND.questions(key, jnp.array([2, 0])), "in_documents must be bool, got int32"),
+        (lambda key: LAND.compressor_texts(key, -1), "n must be an integer of at least 0"),
+        (lambda key: LAND.text([facts.THE, -1]), "tokens must be integers from 0"),
+        (lambda key: LAND.text([facts.THE, len(LAND.vocabulary)]), "tokens must be integers from 0"),
+    ],
+)
+def test_what_the_land_does_not_have_is_named(call, named):
+    with pytest.raises(ValueError, match=named):
+        call(jax.random.key(0))

@@ -62,7 +62,34 @@ def test_keys_draw_other_ontologies():
     assert not np.array_equal(other.names, GRAPH.names)
 
 
-@pytest.mark.parametrize("num_names", [0, 6001])
+@pytest.mark.parametrize("num_names", [0, 6001, 10.0])
 def test_bad_number_is_named(num_names):
     with pytest.raises(ValueError, match=f"num_names.*{num_names}"):
         ontology.sample(key=jax.random.key(0), num_names=num_names)
+
+
+@pytest.mark.parametrize("share", ["head_first", "synonym"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_bad_share_is_named(share, value):
+    with pytest.raises(ValueError, match=rf"{share} must be in \[0, 1\]"):
+        ontology.sample(key=jax.random.key(0), num_names=10, **{share: value})
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "named"),
+    [
+        (GRAPH.names[:2], "valid", "split must be one of train, test, got 'valid'"),
+        (GRAPH.names[:2, :2], "train", r"names must have shape \[n, 3\], got \[2, 2\]"),
+        (np.array([[0, 1, len(VOCABULARY)]]), "train", "names must be integers from 0"),
+        (np.array([[0, 1, -1]]), "train", "names must be integers from 0"),
+    ],
+)
+def test_bad_names_of_sentences_are_named(names, split, named):
+    with pytest.raises(ValueError, match=named):
+        ontology.sentences(names, split)
+
+
+@pytest.mark.parametrize("token", [-1, len(VOCABULARY)])
+def test_what_is_no_token_has_no_text(token):
+    with pytest.raises(ValueError, match=f"tokens must be integers .*, got {token}"):
+        ontology.text([0, token])

@@ -117,6 +117,12 @@ def test_words_of_a_prompt():
         (dict(objects=(4, 3)), r"data.objects\[1\]"),
         (dict(shapes=9), "data.shapes"),
         (dict(colors=0), "data.colors"),
+        (dict(colors=2.5), "data.colors"),
+        (dict(cell=7.5), "data.cell"),
+        (dict(objects=(1, 2, 3)), "data.objects"),
+        (dict(objects=(1, 2.5)), r"data.objects\[1\]"),
+        (dict(noise=-1.0), "data.noise"),
+        (dict(noise=float("nan")), "data.noise"),
     ],
 )
 def test_bad_settings_are_named(settings, named):
@@ -124,7 +130,31 @@ def test_bad_settings_are_named(settings, named):
         jax.eval_shape(lambda key: scenes.draw_scenes(key, 2, **settings), jax.random.key(0))
 
 
-@pytest.mark.parametrize(("settings", "named"), [(dict(most=0), "data.prompts"), (dict(stray=1.5), "data.stray")])
+def test_scenes_without_objects_give_no_prompts():
+    found, _, _ = drawn()
+    for place, row in ((0, [False] * 5), (3, [True, False, True, False, False])):  # none, and not first
+        where = found.where.copy()
+        where[place] = row
+        with pytest.raises(ValueError, match=f"scenes.where must be True .*in scene {place}"):
+            scenes.draw_prompts(jax.random.key(0), found._replace(where=where))
+
+
+@pytest.mark.parametrize(("shape", "color"), [(-2, 0), (8, 0), (0, 8), (0, -2), (0.0, 0)])
+def test_what_is_no_shape_or_color_has_no_words(shape, color):
+    with pytest.raises(ValueError, match="must be an integer from -1 to 7"):
+        scenes.phrase(shape, color)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (dict(most=0), "data.prompts"),
+        (dict(most=2.5), "data.prompts"),
+        (dict(stray=1.5), "data.stray"),
+        (dict(shapes=9), "data.shapes"),
+        (dict(colors=0), "data.colors"),
+    ],
+)
 def test_bad_prompt_settings_are_named(settings, named):
     with pytest.raises(ValueError, match=named):
         scenes.draw_prompts(jax.random.key(0), drawn()[0], **settings)

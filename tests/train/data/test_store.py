@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -120,6 +122,83 @@ def test_reading_prepared_data_writes_nothing(monkeypatch):
     assert files(store.root() / "lemmata_iris") == before
 
 
+def test_nothing_is_left_in_the_temporary_folder_and_only_data_in_its_own(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    code = """
+from lemmata.train import data
+from lemmata.train.data import __main__ as command, store
+store.prepare("iris")
+data.info("iris"), data.load("iris", "test"), next(data.stream("iris", "train", batch_size=2, seed=0))
+data.documents("python_docs", "test"), data.windows("python_docs", "train", 64)
+assert command.main(["wine", "mnist:9.0.0", "nosuch"]) == 1
+try:
+    store.prepare("imagenet2012")  # of which TFDS cannot fetch the files
+except ValueError as error:
+    assert "by hand" in str(error) or "cannot fetch" in str(error), error
+else:
+    raise AssertionError
+"""
+    process = start(code, tmp_path / "data", TMPDIR=str(tmp_path / "temporary"))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        "lemmata_iris",
+        "lemmata_python_docs",
+        "lemmata_wine",
+    }
+
+
+def test_builders_constructed_at_once_leave_tfds_as_it_was():
+    from tensorflow_datasets.core import dataset_info
+
+    before = dataset_info.DatasetInfo.initialize_from_bucket
+
+    def construct(_):
+        with store._nothing_left_behind():
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(construct, range(32)))
+    assert dataset_info.DatasetInfo.initialize_from_bucket is before
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_its_file_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEMMATA_DATA", str(tmp_path))
+    inside, most = [], []
+
+    def hold(index):
+        with store._lock("some"):
+            inside.append(index)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.remove(index)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(40)))
+    assert most == [1] * 40
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_download_leaves_what_was_there_and_whole_files_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEMMATA_DATA", str(tmp_path))
+    downloads = tmp_path / "downloads" / "set"
+    (downloads / "another.gz.tmp.1").mkdir(parents=True)
+
+    def prepare():
+        with store._failure_tidied(tmp_path / "set" / "1.0.0"):
+            (downloads / "one.gz.tmp.2").mkdir()
+            (downloads / "one.gz.tmp.2" / "part").touch()
+            (downloads / "whole.gz").touch()
+            (tmp_path / "set").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare()
+    assert sorted(path.name for path in downloads.iterdir()) == ["another.gz.tmp.1", "whole.gz"]
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LEMMATA_DATA", str(tmp_path / "file"))
@@ -153,7 +232,7 @@ def prepared(tmp_path_factory):
                 yield i, {"label": i % 3, "meta": {"id": i, "weight": i / 2}, "text": "ab" * i}
 
     folder = tmp_path_factory.mktemp("tfds")
-    with store._quiet():
+    with store._nothing_left_behind(), store._quiet():
         Toy(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
 
@@ -189,6 +268,51 @@ def test_a_format_without_random_access_is_named(prepared, tmp_path, monkeypatch
     monkeypatch.setenv("LEMMATA_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="array_record"):
         data.load("toy_of_the_tests", "validation")
+
+
+MISTAKES = {
+    "digit": "Did you mean 'digits'",
+    "a b": "is no name",
+    "mnist:9.0.0": "cannot be loaded at version 9.0.0",
+    "mnist/cfg": "BuilderConfig cfg not found",
+}
+
+
+def test_the_command_tells_each_mistake_in_one_line_and_goes_on(capsys):
+    assert command.main([*MISTAKES, "iris"]) == 1
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert shown.err.splitlines() == lines
+    for line, expected in zip(lines, MISTAKES.values(), strict=True):
+        assert expected in line
+    assert "train 120, test 30" in shown.out
+
+
+def test_the_command_tells_a_folder_or_a_network_that_fails_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LEMMATA_DATA", str(tmp_path / "file"))
+    assert command.main(["iris", "wine"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: cannot write to") for line in lines)
+
+    def fail(name):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(store, "prepare", fail)
+    assert command.main(["mnist"]) == 1
+    assert capsys.readouterr().err == "error: no route to host\n"
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), ValueError("from a library"), TypeError("y"), AssertionError()])
+def test_a_fault_of_the_program_keeps_its_traceback(fault, monkeypatch):
+    def fail(name):
+        raise fault  # in a module that is not lemmata's
+
+    monkeypatch.setattr(store, "prepare", fail)
+    with pytest.raises(type(fault)) as raised:
+        command.main(["iris"])
+    assert raised.value is fault
 
 
 def test_the_command_prepares_lists_and_fails_by_name(capsys):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lemmata.train import data
-from lemmata.train.data.stream import Stream
+from lemmata.train.data.sources import SEEDS
+from lemmata.train.data.stream import _SPREAD, Stream
 
 
 def rows(n):
@@ -108,9 +109,10 @@ def test_any_sequence_of_nested_examples_streams_through_a_transform_on_other_th
     assert threading.main_thread() not in threads
 
 
-def test_a_nan_names_the_feature_and_batch_and_the_stream_stays_where_it_was():
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "a NaN"), (-np.inf, "an infinity")])
+def test_what_is_not_finite_names_the_feature_and_batch_and_the_stream_stays_where_it_was(value, word):
     x = np.zeros((64, 3), np.float32)
-    x[17] = np.nan
+    x[17] = value
     columns = {"index": np.arange(64), "x": x}
     where = next(
         i for i, batch in enumerate(take(Stream({"index": np.arange(64)}, batch_size=8, seed=0), 8)) if 17 in batch
@@ -118,14 +120,73 @@ def test_a_nan_names_the_feature_and_batch_and_the_stream_stays_where_it_was():
     stream = Stream(columns, batch_size=8, seed=0)
     take(stream, where)
     for _ in range(2):
-        with pytest.raises(ValueError, match=f"'x' has a NaN in batch {where} "):
+        with pytest.raises(ValueError, match=f"'x' has {word} in batch {where} "):
             next(stream)
         assert stream.get_state()["next_index"] == where
 
 
-def test_an_integer_that_32_bits_cannot_hold_is_refused():
+def test_a_number_that_32_bits_cannot_hold_is_refused():
     with pytest.raises(ValueError, match=r"'id'.*int32"):
         next(Stream({"id": np.array([2**40])}, batch_size=1, seed=0))
+    with pytest.raises(ValueError, match=r"'x'.*float32"):
+        next(Stream({"x": np.array([-1e300])}, batch_size=1, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("examples", "named"),
+    [
+        ([1, 2], "must be a dict of arrays, got int"),
+        ([{}, {}], "got one without any"),
+        ([{"x": np.zeros(1)}, {"x": np.zeros(2)}], r"'x' has no fixed shape \(\(1,\), \(2,\)"),
+        ([{"x": 1}, {"x": 0.5}], r"'x' has no fixed dtype \(float64, int64\)"),
+        ([{"x": 1}, {"y": 1}], "must have the same features, got"),
+        ([{"x": 1}, {"x": {"y": 1}}], "must have the same features, got"),
+        ([{"x": None}, {"x": None}], "'x' must hold numbers, or strings, got objects: NoneType"),
+        ([{"x": [[1], [1, 2]]}] * 2, "'x' is ragged"),
+    ],
+)
+def test_what_is_no_batch_is_named(examples, named):
+    with pytest.raises(ValueError, match=named):
+        next(Stream(examples, batch_size=2, seed=0))
+
+
+def test_all_batches_are_like_the_first():
+    examples = [{"x": np.zeros(i // 4 + 1)} for i in range(8)]
+    stream = Stream(examples, batch_size=1, seed=0, prefetch=0)
+    with pytest.raises(ValueError, match="unlike those before"):
+        take_any(stream, 8)
+
+
+def take_any(stream, count):
+    return [next(stream) for _ in range(count)]
+
+
+def test_columns_nest_and_lists_are_arrays():
+    batch = next(Stream({"a": {"x": np.arange(3), "y": [0.5, 1.5, 2.5]}}, batch_size=3, seed=0))["a"]
+    assert (batch["x"].dtype, batch["y"].dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(batch["y"], batch["x"] + 0.5)
+    batch = next(Stream([{"x": [1, 2]}, {"x": [3, 4]}], batch_size=2, seed=0))
+    np.testing.assert_array_equal(batch["x"][np.argsort(batch["x"][:, 0])], [[1, 2], [3, 4]])
+
+
+def test_no_two_seeds_give_one_order():
+    """14375 and 53572 once did; what Grain is given is a permutation of the seeds, and neighbours lie far apart."""
+    first = {
+        seed: tuple(np.concatenate(take(Stream(rows(16), batch_size=16, seed=seed, prefetch=0), 1)))
+        for seed in (14375, 53572, 41780, 104948, 0, 1, 2**31, 2**32 - 1)
+    }
+    assert len(set(first.values())) == len(first)
+    seeds = np.arange(10_000, dtype=np.uint64)
+    given = np.sort(seeds * _SPREAD % SEEDS)
+    assert np.diff([*given, given[0] + SEEDS]).min() > SEEDS / (3 * len(seeds))
+    assert _SPREAD % 2  # odd, so invertible modulo 2**32
+
+
+def test_labels_are_checked_as_they_stream():
+    checked = data._labels_checked({"meta/label": 3}, lambda example: {"x": example["meta"]["label"]})
+    assert checked({"meta": {"label": np.int64(2)}}) == {"x": 2}
+    with pytest.raises(ValueError, match="'meta/label' is 3; expected one of 3 classes"):
+        checked({"meta": {"label": np.int64(3)}})
 
 
 @pytest.mark.parametrize(
@@ -137,8 +198,13 @@ def test_an_integer_that_32_bits_cannot_hold_is_refused():
         ({"process_index": 2, "process_count": 2}, "process_index"),
         ({"process_index": -1}, "process_index"),
         ({"process_count": 0}, "process_count"),
-        ({"seed": -1}, "seed"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be an integer from 0"),
+        ({"seed": 0.5}, "seed must be an integer from 0"),
+        ({"seed": True}, "seed must be an integer from 0"),
+        ({"batch_size": 2.0}, "batch_size must be an integer"),
         ({"prefetch": -1}, "prefetch"),
+        ({"prefetch": None}, "prefetch must be an integer of at least 0, got None"),
     ],
 )
 def test_bad_input_names_the_argument(bad, named):
@@ -149,6 +215,21 @@ def test_bad_input_names_the_argument(bad, named):
 def test_columns_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="common first axis"):
         Stream({"a": np.zeros(3), "b": np.zeros(4)}, batch_size=1, seed=0)
+    for columns in ({}, {"a": np.float32(1)}, {"a": {"b": np.zeros(3)}, "c": np.zeros(2)}):
+        with pytest.raises(ValueError, match="common first axis"):
+            Stream(columns, batch_size=1, seed=0)
+
+
+@pytest.mark.parametrize("source", [iter([]), 3, None])
+def test_a_source_without_random_access_is_refused(source):
+    with pytest.raises(ValueError, match=f"sequence of examples.*got {type(source).__name__}"):
+        Stream(source, batch_size=1, seed=0)
+
+
+def test_an_empty_source_is_refused():
+    for source in ([], {"x": np.zeros((0, 2))}):
+        with pytest.raises(ValueError, match="batch_size 1 is larger than the data, which has 0 examples"):
+            Stream(source, batch_size=1, seed=0)
 
 
 def test_a_stream_from_disk_is_the_split_in_another_order():

@@ -12,7 +12,8 @@ UP, DOWN, LEFT, RIGHT = range(4)
 
 def make(**settings):
     data = gridworld.defaults()
-    data.update(settings)
+    with data.ignore_type():
+        data.update(settings)
     return ENVIRONMENTS["gridworld"](data)
 
 
@@ -74,7 +75,24 @@ def test_known_returns():
 
 
 @pytest.mark.parametrize(
-    ("bad", "named"), [({"size": 4}, "size"), ({"size": 1}, "size"), ({"looks": 0}, "looks"), ({"slip": 1.5}, "slip")]
+    ("bad", "named"),
+    [
+        ({"size": 4}, "size"),
+        ({"size": 1}, "size"),
+        ({"size": 5.0}, "size"),
+        ({"looks": 0}, "looks"),
+        ({"slip": 1.5}, "slip"),
+        ({"slip": float("nan")}, "slip"),
+        ({"horizon": 0}, "horizon"),
+        ({"code_dim": -1}, "code_dim"),
+        ({"noise_dim": -1}, "noise_dim"),
+        ({"code_dim": 0, "noise_dim": 0}, "code_dim"),
+        ({"noise": -1.0}, "noise"),
+        ({"noise": float("inf")}, "noise"),
+        ({"rewards": (1.0, float("nan"))}, "rewards"),
+        ({"rewards": (1.0, 2.0, 3.0)}, "rewards"),
+        ({"rewards": ("1", "2")}, "rewards"),
+    ],
 )
 def test_bad_settings_are_named(bad, named):
     with pytest.raises(ValueError, match=rf"data\.{named}"):

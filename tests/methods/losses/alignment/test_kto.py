@@ -35,6 +35,33 @@ def test_sequence_logps_sum_what_counts_and_sft_is_minus_their_mean():
     np.testing.assert_allclose(kto.sft_loss(logits, labels, where=where), -sums / counts, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_logits_of_long_answers_keep_the_difference_of_two_models(dtype):
+    """Four answers of 512 tokens: log-probabilities near -2300, told apart by less than the spacing of their dtype."""
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(4, 512, 64)).astype(np.float32)
+    policy = reference + 0.02 * rng.normal(size=reference.shape).astype(np.float32)
+    narrow, labels = [jnp.asarray(x, dtype) for x in (policy, reference)], rng.integers(64, size=(4, 512))
+    desirable = jnp.array([True, False, True, False])
+
+    logps = [kto.sequence_logps(x, labels) for x in narrow]
+    point = kto.kl_reference_point(*(x[::-1] for x in logps))
+    losses = kto.kto_loss(*logps, desirable, point, beta=1.0)
+
+    wide = [special.log_softmax(np.asarray(x, np.float64), -1) for x in narrow]
+    right = [np.take_along_axis(x, labels[..., None], -1)[..., 0].sum(1) for x in wide]
+    r = right[0] - right[1]
+    z0 = max(r.mean(), 0)
+    assert all(x.dtype == jnp.float32 for x in (*logps, point, losses))
+    np.testing.assert_allclose(logps, right, rtol=1e-6)
+    np.testing.assert_allclose(logps[0] - logps[1], r, atol=2e-3)
+    np.testing.assert_allclose(losses, special.expit(np.where(desirable, z0 - r, r - z0)), atol=1e-3)
+    assert np.ptp(losses) > 0.05
+    for x, right_x in zip(narrow, wide, strict=True):
+        nats = -np.take_along_axis(right_x, labels[..., None], -1)[..., 0].mean(1)
+        np.testing.assert_allclose(kto.sft_loss(x, labels), nats, rtol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------- the reference point
 
 
@@ -200,10 +227,34 @@ def test_slerp_keeps_a_common_norm_and_turns_evenly():
         np.testing.assert_allclose(np.arccos((a * merged).sum() / 2.5**2), t * angle, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scales", [(1e-19, 1e-19), (1e20, 1e20), (1e-30, 1e-30), (1e37, 1e37), (1e-19, 1e20)])
+def test_slerp_is_the_great_circle_for_leaves_of_any_length(scales):
+    directions = np.random.default_rng(12).normal(size=(2, 30))
+    a, b = (np.float32(scale * x) for scale, x in zip(scales, directions, strict=True))
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    angle = np.arccos(wide_a @ wide_b / np.linalg.norm(wide_a) / np.linalg.norm(wide_b))
+    for t in (0.0, 0.25, 0.5, 1.0):
+        expected = (np.sin((1 - t) * angle) * wide_a + np.sin(t * angle) * wide_b) / np.sin(angle)
+        merged = np.asarray(kto.slerp_merge(jnp.asarray(a), jnp.asarray(b), t=t), np.float64)
+        np.testing.assert_allclose(merged, expected, rtol=2e-5, atol=2e-6 * np.abs(expected).max())
+    gradient = jax.grad(lambda a: kto.slerp_merge(a, jnp.asarray(b), t=0.25).sum())(jnp.asarray(a))
+    assert np.isfinite(gradient).all()
+
+
+def test_slerp_of_nearly_parallel_leaves_turns_evenly():
+    """A cosine of 0.9996 is beyond the bound; 0.9994 is within it, where an arccos would lose half the digits."""
+    for cosine in (0.9994, -0.9994, 0.9996):
+        a, b = np.array([1.0, 0.0]), np.array([cosine, np.sqrt(1 - cosine**2)])
+        merged = kto.slerp_merge(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), t=0.3)
+        angle = np.arccos(cosine)
+        expected = np.array([np.cos(0.3 * angle), np.sin(0.3 * angle)]) if cosine < 0.9995 else 0.7 * a + 0.3 * b
+        np.testing.assert_allclose(merged, expected, rtol=1e-5)
+
+
 def test_slerp_is_linear_where_there_is_no_arc():
-    a = jnp.array([1.0, 2.0])
-    for b in (jnp.zeros(2), 3 * a, -a):
-        value, gradient = jax.value_and_grad(lambda b: kto.slerp_merge(a, b, t=0.25).sum())(b)
+    x, zero = jnp.array([1.0, 2.0]), jnp.zeros(2)
+    for a, b in ((x, zero), (x, 3 * x), (x, -x), (zero, zero)):
+        value, gradient = jax.value_and_grad(lambda b, a=a: kto.slerp_merge(a, b, t=0.25).sum())(b)
         np.testing.assert_allclose(value, (0.75 * a + 0.25 * b).sum(), rtol=1e-6)
         assert np.isfinite(gradient).all()
 
@@ -236,6 +287,76 @@ def test_ties_trims_to_the_exact_share_and_of_equal_entries_keeps_the_first(dens
     np.testing.assert_array_equal(merged.ravel(), np.where(np.arange(10) < kept, change.ravel(), 0))
 
 
+@pytest.mark.parametrize(
+    ("density", "size", "kept"),
+    [(0.07, 100, 7), (0.55, 100, 55), (0.29, 100, 29), (0.14, 50, 7), (1 - 0.9, 100, 10), (0.071, 100, 8)],
+)
+def test_ties_keeps_the_share_that_is_meant(density, size, kept):
+    """0.07 * 100 = 7.000000000000001 is 7."""
+    merged = kto.ties_merge(jnp.zeros(size), [jnp.arange(1.0, size + 1)], density=density)
+    assert jnp.count_nonzero(merged) == kept
+
+
+BROKEN = pytest.mark.parametrize("broken", [jnp.nan, jnp.inf, -jnp.inf])
+
+
+@BROKEN
+def test_a_tree_of_weight_zero_is_left_out_whatever_it_holds(broken):
+    a, b, lost = jnp.array([1.0, 2.0, 3.0]), jnp.array([3.0, 0.0, 1.0]), jnp.array([broken, 5.0, broken])
+    np.testing.assert_array_equal(kto.linear_merge([a, lost, b], weights=[1.0, 0.0, 1.0]), (a + b) / 2)
+    np.testing.assert_array_equal(kto.linear_merge([lost, a], weights=[0.0, 2.0], normalize=False), 2 * a)
+    base = jnp.zeros(3)
+    for density in (0.3, 1.0):
+        with_it = kto.ties_merge(base, [a, lost, b], weights=[2.0, 0.0, 1.0], density=density)
+        np.testing.assert_array_equal(with_it, kto.ties_merge(base, [a, b], weights=[2.0, 1.0], density=density))
+    np.testing.assert_allclose(kto.slerp_merge(a, lost, t=0.0), a, rtol=1e-6)
+    np.testing.assert_allclose(kto.slerp_merge(lost, a, t=1.0), a, rtol=1e-6)
+    assert not np.isfinite(kto.linear_merge([lost, a], weights=[1.0, 1.0])).all()  # with a weight it shows
+
+
+@BROKEN
+def test_gradients_pass_by_a_tree_of_weight_zero(broken):
+    a, lost, w = jnp.array([1.0, 2.0]), jnp.array([broken, 5.0]), jnp.array([1.0, 0.0])
+
+    def linear(a, w):
+        return kto.linear_merge([a, lost], weights=w, normalize=False).sum()
+
+    def ties(a, w):
+        return kto.ties_merge(jnp.zeros(2), [a, lost], weights=w, density=1.0).sum()
+
+    by_tree, by_weight = jax.grad(linear, argnums=(0, 1))(a, w)
+    np.testing.assert_array_equal(by_tree, 1.0)
+    np.testing.assert_array_equal(by_weight, [3.0, 5.0])  # of what is finite in it
+    for gradient in jax.grad(ties, argnums=(0, 1))(a, w):
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("weights", [[10, 20], (10, 20), np.array([10, 20]), jnp.array([10, 20]), [1e37, 2e37]])
+def test_weights_may_be_integers_and_of_any_scale(weights):
+    a, b = jnp.array([3.0, 0.0]), jnp.array([0.0, 3.0])
+    np.testing.assert_allclose(kto.linear_merge([a, b], weights=weights), [1.0, 2.0], rtol=1e-6)
+    merged = kto.ties_merge(jnp.zeros(2), [a, a + b], weights=weights, density=1.0)
+    np.testing.assert_allclose(merged, [3.0, 3.0], rtol=1e-6)
+    if weights[0] == 10:
+        np.testing.assert_allclose(kto.linear_merge([a, b], weights=weights, normalize=False), [30.0, 60.0])
+
+
+def test_weights_that_cancel_are_refused_although_rounding_leaves_a_rest():
+    trees = [jnp.ones(2)] * 3
+    for weights in ([0.1, 0.2, -0.3], [1.0, 1.0, -2.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="weights must not sum to 0"):
+            kto.linear_merge(trees, weights=weights)
+    with pytest.raises(ValueError, match="weights must be finite"):
+        kto.linear_merge(trees, weights=[1.0, np.nan, 1.0])
+
+
+def test_leaves_without_entries_stay_so():
+    a = {"w": jnp.zeros((0, 3)), "b": jnp.ones(2)}
+    for merged in (kto.linear_merge([a, a]), kto.slerp_merge(a, a), kto.ties_merge(a, [a, a])):
+        assert merged["w"].shape == (0, 3)
+        np.testing.assert_allclose(merged["b"], 1.0, rtol=1e-6)
+
+
 def test_merges_keep_each_leaf_dtype():
     a, b = ({"w": x["kernel"].astype(jnp.bfloat16), "b": x["bias"]} for x in (tree(9), tree(10)))
     for merged in (kto.linear_merge([a, b]), kto.slerp_merge(a, b), kto.ties_merge(a, [b])):
@@ -259,6 +380,14 @@ def test_selected_data_is_accurate_diverse_and_best_first():
             kept.append(candidate)
     np.testing.assert_array_equal(indices[where], kept)
     assert where.sum() == len(kept)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_scores_are_compared_with_the_bound_itself(dtype):
+    """In bfloat16 the bound 0.7 would be rounded to the score just below it."""
+    scores = jnp.asarray([0.7, 0.71, 0.69]).astype(dtype)
+    _, where = kto.select_alignment_data(jnp.eye(3), scores, k=3, min_score=0.7, max_similarity=0.9)
+    assert where.sum() == np.sum(np.asarray(scores, np.float64) >= 0.7)
 
 
 def test_duplicates_are_kept_once_and_the_tail_is_marked():
@@ -286,6 +415,7 @@ KINDS = jnp.ones(3, bool)
         (lambda: kto.kto_loss(ROWS, ROWS, KINDS, 0.0, beta=0.0), "beta"),
         (lambda: kto.kto_loss(ROWS, ROWS, KINDS, 0.0, beta=-0.1), "beta"),
         (lambda: kto.kto_loss(ROWS, ROWS, KINDS, 0.0, undesirable_weight=-1.0), "undesirable_weight"),
+        (lambda: kto.kto_loss(ROWS, ROWS, jnp.ones(3), 0.0), "desirable must be integers"),
         (lambda: kto.two_stage_weights(0, sft_steps=-1), "sft_steps"),
         (lambda: kto.linear_merge([]), "trees"),
         (lambda: kto.linear_merge([TREE, {"v": jnp.zeros(2)}]), "trees must be alike"),
@@ -319,3 +449,11 @@ def test_values_that_are_wrong_whatever_the_trees():
 @both_kinds
 def test_a_batch_of_one_kind_is_fine(desirable):
     assert np.isfinite(loss_of(jnp.array([0.1, 2.0]), desirable)).all()
+
+
+def test_values_that_only_eager_calls_can_check_are_named():
+    with pytest.raises(ValueError, match="desirable must be integers from 0 to 1, got -1"):
+        kto.kto_loss(ROWS, ROWS, jnp.array([1, -1, 1]), 0.0)
+    broken = jnp.full((3, 2), jnp.nan)
+    with pytest.raises(ValueError, match="embeddings must be finite"):  # before the loop, which is compiled
+        kto.select_alignment_data(broken, ROWS, k=1, min_score=0.0, max_similarity=0.9)
