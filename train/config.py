@@ -311,7 +311,7 @@ def _typed(path: str, value: Any, default: Any) -> Any:
         raise ValueError(f"config: {path} must be {type(default).__name__}, like {default!r}; got {value!r}.")
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"config: {path} must be a number, got {value!r}.")
-    if isinstance(value, tuple) and default:
+    if isinstance(value, tuple) and isinstance(default, tuple) and default:
         return tuple(_like_one_of(path, element, default, value) for element in value)
     return value
 
