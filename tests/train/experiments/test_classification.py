@@ -42,8 +42,10 @@ def test_inputs_are_standardised_by_the_training_split():
 def test_a_constant_feature_becomes_zero(monkeypatch):
     rows = {"features": np.array([[1.0, 3.0], [2.0, 3.0]]), "label": np.array([0, 1])}
     monkeypatch.setattr(data, "load", lambda name, split: rows)
-    train, _ = classification.load_standardized("iris")
+    train, _ = classification.load_standardized("breast_cancer")
     np.testing.assert_array_equal(train["inputs"], [[-1.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="label.* 2"):  # of the three classes of this set, one has no example
+        classification.load_standardized("iris")
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.7])
