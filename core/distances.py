@@ -26,7 +26,7 @@ def norm(x: jax.Array, *, axis: int | tuple[int, ...] | None = -1, keepdims: boo
         Array([5.e+20, 5.e-25, 0.e+00], dtype=float32)
     """
     _, wide = numerics.float_dtypes(x)
-    scaled, scale, nonzero = _scaled(x.astype(wide), axis)
+    scaled, scale, nonzero = unit_peak(x.astype(wide), axis)
     length = jnp.where(nonzero, scale * jnp.sqrt(jnp.where(nonzero, _sum_squares(scaled, axis), 1.0)), 0.0)
     return length if keepdims else jnp.squeeze(length, axis)
 
@@ -48,18 +48,28 @@ def l2_normalize(x: jax.Array, *, axis: int | tuple[int, ...] | None = -1) -> ja
                [0. , 0. ]], dtype=float32)
     """
     result, wide = numerics.float_dtypes(x)
-    scaled, _, nonzero = _scaled(x.astype(wide), axis)
+    scaled, _, nonzero = unit_peak(x.astype(wide), axis)
     unit = scaled * jax.lax.rsqrt(jnp.where(nonzero, _sum_squares(scaled, axis), 1.0))
     return jnp.where(nonzero, unit, 0.0).astype(result)
 
 
-def _scaled(x, axis):
-    """`x` divided by a power of two near its largest entry, that power, and where there is such an entry.
+def unit_peak(x: jax.Array, axis: int | tuple[int, ...] | None = -1) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Vectors divided by a power of two near their largest entry, so that their squares neither overflow nor vanish.
 
-    A power of two, so that nothing is rounded; held fixed, since neither a length nor a direction depends on it.
+    Args:
+        x: `[...]` float32 or wider.
+        axis: the axes that hold a vector; None: all.
+
+    Returns:
+        `(scaled, scale, nonzero)`: `x / scale`, exactly; the power, with `axis` kept as size 1, held fixed; and where
+        there is an entry that is not zero. One below the smallest normal number is: XLA flushes it in some places.
+
+    Example:
+        >>> unit_peak(jnp.array([6.0, 1.0]))
+        (Array([1.5 , 0.25], dtype=float32), Array([4.], dtype=float32), Array([ True], dtype=bool))
     """
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    nonzero = ~(peak < jnp.finfo(x.dtype).tiny)  # what is smaller counts as zero: XLA flushes it in some places
+    nonzero = ~(peak < jnp.finfo(x.dtype).tiny)
     peak = jnp.where(nonzero & jnp.isfinite(peak), peak, 1.0)
     mantissa, _ = jnp.frexp(peak)
     scale = jnp.minimum(peak / (2 * mantissa), 1 / jnp.finfo(x.dtype).tiny)  # whose inverse is a normal number, too

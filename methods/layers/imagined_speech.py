@@ -356,8 +356,8 @@ def csp_features(x: jax.Array, filters: jax.Array) -> jax.Array:
         raise ValueError(f"x must hold at least one sample, got shape {list(jnp.shape(x))}.")
     _, wide = numerics.float_dtypes(x, filters)
     x, filters = jnp.asarray(x, wide), jnp.asarray(filters, wide)
-    x, _ = _unit_peak(x, (1, 2))  # volts, squared, would leave float32
-    filters, size = _unit_peak(filters, 1)
+    x, _, _ = distances.unit_peak(x, (1, 2))  # volts, squared, would leave float32
+    filters, size, _ = distances.unit_peak(filters, 1)
     mean = jnp.mean(x, axis=-1, keepdims=True)  # apart: an offset far above the signal is left out by many filters
     output = jnp.einsum("mc,nct->nmt", filters, x - mean, precision="highest")
     output = output + jnp.einsum("mc,nct->nmt", filters, mean, precision="highest")
@@ -367,15 +367,6 @@ def csp_features(x: jax.Array, filters: jax.Array) -> jax.Array:
     silent = ~jnp.any(has_power, axis=-1, keepdims=True)
     share = numerics.log_normalize(jnp.where(silent, 0.0, log_power))
     return jnp.maximum(share, math.log(jnp.finfo(wide).tiny))
-
-
-def _unit_peak(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """`x` with a largest magnitude in [1, 2) over `axis`, and the power of two that it was divided by; zeros stay."""
-    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    peak = jnp.where(peak < jnp.finfo(x.dtype).tiny, 1.0, peak)
-    mantissa, _ = jnp.frexp(peak)
-    scale = peak / (2 * mantissa)
-    return x / scale, scale
 
 
 class LDA(NamedTuple):
@@ -430,7 +421,7 @@ def _fit_lda(features: jax.Array, labels: jax.Array, shrinkage: float | jax.Arra
     _, wide = numerics.float_dtypes(features)
     member = (jnp.asarray(labels)[:, None] == jnp.arange(num_classes)).astype(wide)
     counted = jnp.any(member > 0, axis=1)
-    x, unit = _unit_peak(jnp.where(counted[:, None], jnp.asarray(features, wide), 0.0), 0)
+    x, unit, _ = distances.unit_peak(jnp.where(counted[:, None], jnp.asarray(features, wide), 0.0), 0)
 
     centre = jax.lax.stop_gradient(jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(counted), 1))  # any point near the data
     apart, pooled = linalg.class_moments(x - centre, member)  # mu_k - centre, S

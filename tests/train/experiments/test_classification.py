@@ -44,7 +44,7 @@ def test_a_constant_feature_becomes_zero(monkeypatch):
     monkeypatch.setattr(data, "load", lambda name, split: rows)
     train, _ = classification.load_standardized("breast_cancer")
     np.testing.assert_array_equal(train["inputs"], [[-1.0, 0.0], [1.0, 0.0]])
-    with pytest.raises(ValueError, match="label.* 2"):  # of the three classes of this set, one has no example
+    with pytest.raises(ValueError, match=r"label.* 2"):  # of the three classes of this set, one has no example
         classification.load_standardized("iris")
 
 
