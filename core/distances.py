@@ -69,11 +69,8 @@ def unit_peak(x: jax.Array, axis: int | tuple[int, ...] | None = -1) -> tuple[ja
         (Array([1.5 , 0.25], dtype=float32), Array([4.], dtype=float32), Array([ True], dtype=bool))
     """
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    nonzero = ~(peak < jnp.finfo(x.dtype).tiny)
-    peak = jnp.where(nonzero & jnp.isfinite(peak), peak, 1.0)
-    mantissa, _ = jnp.frexp(peak)
-    scale = jnp.minimum(peak / (2 * mantissa), 1 / jnp.finfo(x.dtype).tiny)  # whose inverse is a normal number, too
-    return x / scale, scale, nonzero
+    scale = numerics.power_of_two(peak)
+    return x / scale, scale, ~(peak < jnp.finfo(x.dtype).tiny)
 
 
 def _sum_squares(x, axis):

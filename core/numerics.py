@@ -52,6 +52,26 @@ def log_normalize(log_weights: jax.Array, *, axis: int = -1) -> jax.Array:
     return shifted - jnp.log(jnp.where(total > 0, total, 1.0))
 
 
+def power_of_two(x: jax.Array) -> jax.Array:
+    """A power of two near `x`, to divide by: that rounds nothing, and what is left can be squared or summed.
+
+    Args:
+        x: `[...]` float32 or wider, not negative.
+
+    Returns:
+        The same shape and dtype, without gradient; its inverse is a normal number, too. 1 where `x` is below the
+        smallest normal number, infinite or NaN.
+
+    Example:
+        >>> power_of_two(jnp.array([6.0, 0.0, 1e38]))
+        Array([4.000000e+00, 1.000000e+00, 8.507059e+37], dtype=float32)
+    """
+    x, tiny = jax.lax.stop_gradient(x), jnp.finfo(x.dtype).tiny
+    usual = (x >= tiny) & jnp.isfinite(x)
+    mantissa, _ = jnp.frexp(jnp.where(usual, x, 1.0))
+    return jnp.where(usual, jnp.minimum(x / (2 * mantissa), 1 / tiny), 1.0)
+
+
 def share_count(
     share: float | jax.Array, size: int, *, rounding: Literal["ceil", "floor", "nearest"] = "ceil"
 ) -> int | jax.Array:

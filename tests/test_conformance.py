@@ -20,6 +20,8 @@ from conformance_exclusions import BATCH, EXCLUDED, KEEPS_DTYPE
 from golden_cases import assert_matches
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from lemmata.train.mistakes import is_mistake
+
 CHECKS = ("jit", "vmap", "grad", "float32", "empty", "sharded", "retrace")
 RTOL, ATOL = 2e-5, 2e-6  # two orders of the same float32 sums
 HALF = {jnp.bfloat16: (2.0**-8, 1e-5), jnp.float16: (2.0**-10, 1e-6)}  # tolerances of what is rounded once
@@ -215,7 +217,7 @@ def test_empty_leading_axis_gives_an_empty_result_or_a_named_error(subject):
     assert empty, "no array has the batch's axis: name it in BATCH, or exclude this check by name"
     actual, error = outcome(subject.case.function, *args, **kwargs)
     if error is not None:
-        assert raised_by_us(error), f"an obscure error: {error}"
+        assert is_mistake(error), f"an obscure error: {error}"
         assert any(re.search(rf"\b{name}\b", str(error)) for name in names), f"names no argument: {error}"
         return
     expected = subject.jitted(*subject.arrays)
@@ -232,14 +234,6 @@ def outcome(function, *args, **kwargs):
         return function(*args, **kwargs), None
     except ValueError as error:
         return None, error
-
-
-def raised_by_us(error):
-    """Whether the package itself raised it, and no library below."""
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals["__name__"].startswith("lemmata.")
 
 
 def test_sharded_batch_gives_the_value_of_one_device(subject):

@@ -95,7 +95,8 @@ def rows_of(page: Path) -> dict[str, str]:
     if not rule or not head.startswith(HEAD.splitlines()[0]):
         raise ValueError(f"page: {page} is no ledger, and would be overwritten; give another --page.")
     lines = [line for line in table.splitlines()[1:] if line.startswith("| ")]
-    return {line.removesuffix(" |").rpartition(" | ")[2].strip("`"): line for line in lines}
+    cells = [line.removesuffix(" |").rpartition(" | ")[2] for line in lines]
+    return {cell.strip("`").replace("\\|", "|"): line for cell, line in zip(cells, lines, strict=True)}
 
 
 def update(paths: Sequence[str], workdir: Path, page: Path, *, progress: bool | None = None) -> list[dict]:

@@ -153,9 +153,8 @@ def expected_clip_mse(x: jax.Array, clip: ArrayLike, *, bits: ArrayLike, stochas
     _check(x, clip=clip, bits=bits)
     _, wide = numerics.float_dtypes(x, clip)
     magnitude, s = jnp.abs(x.astype(wide)), jnp.asarray(clip, wide)
-    scale = _power_of_two(
-        jnp.maximum(_largest(magnitude), _largest(s))
-    )  # the sum of squares may pass the largest float
+    # The sum of squares may pass the largest float.
+    scale = numerics.power_of_two(jnp.maximum(_largest(magnitude), _largest(s)))
     magnitude, s = magnitude / scale, s / scale
     rounding = _rounding_error(bits, stochastic, wide) * jnp.square(s)
     return jnp.mean(jnp.where(magnitude <= s, rounding, jnp.square(s - magnitude))) * scale * scale
@@ -254,7 +253,7 @@ def fake_quantize(x: jax.Array, clip: ArrayLike, *, bits: ArrayLike) -> jax.Arra
 def _fixed_point(x, rounding, num_iterations):
     finite = jnp.isfinite(x)
     size = jnp.sum(finite)
-    scale = _power_of_two(_largest(jnp.abs(x)))  # the sum of magnitudes may pass the largest float
+    scale = numerics.power_of_two(_largest(jnp.abs(x)))  # the sum of magnitudes may pass the largest float
     magnitude = jnp.where(finite, jnp.abs(x), 0.0) / scale
     largest = jnp.max(magnitude)
 
@@ -275,20 +274,12 @@ def _largest(x):
     return jnp.max(jnp.where(jnp.isfinite(x), x, 0.0))
 
 
-def _power_of_two(x):
-    """A power of two near x, so that dividing by it rounds nothing; 1 where x is no normal number, or infinite."""
-    x, tiny = jax.lax.stop_gradient(x), jnp.finfo(x.dtype).tiny
-    usual = (x >= tiny) & jnp.isfinite(x)
-    mantissa, _ = jnp.frexp(jnp.where(usual, x, 1.0))
-    return jnp.where(usual, jnp.minimum(x / (2 * mantissa), 1 / tiny), 1.0)  # its inverse is a normal number, too
-
-
 def _codes_and_values(x, clip, bits, round_to_grid):
     """The pass over x, without a branch: XLA makes one loop of it."""
     result, wide = numerics.float_dtypes(x, clip)
     s, half = jnp.asarray(clip, wide), _half_range(bits, wide)
     none = s < jnp.finfo(wide).tiny
-    scale = _power_of_two(s)  # neither s / half nor 1 / s, which XLA may form, need be a normal number
+    scale = numerics.power_of_two(s)  # neither s / half nor 1 / s, which XLA may form, need be a normal number
     scaled = (x.astype(wide) / scale) / jnp.where(none, 1.0, s / scale) * half
     # A NaN passes through both ends; a clip of NaN or infinity makes the value NaN by the last product.
     rounded = jnp.clip(round_to_grid(scaled), -half, half - 1)
