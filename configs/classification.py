@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict(dict(data=-1, model=1, strategy="replicate"))
 
     config.arms = ConfigDict(dict(
-        plain=dict(loss="cross_entropy"),
-        label_smoothing=dict(loss="cross_entropy", label_smoothing=0.1),
+        plain=dict(name="cross_entropy"),
+        label_smoothing=dict(name="cross_entropy", label_smoothing=0.1),
     ))
     config.claim = ConfigDict(dict(
         metric="accuracy", better="label_smoothing", than="plain", direction="higher",

@@ -16,14 +16,14 @@ from . import checks, local_steps, numerics, trees
 from .local_steps import GradFn
 
 Tree = Any
-ALGORITHMS = ("fedavg", "fedadam", "scaffold", "mime", "mvr")
+ALGORITHMS = ("fedavg", "fedadam", "scaffold", "mime")
 
 
 class FederatedState(NamedTuple):
     """The server between two rounds. What an algorithm has no use for is None."""
 
     params: Tree  # x_r
-    previous_params: Tree = None  # x_{r-1}
+    previous_params: Tree = None  # x_{r-1}, where an algorithm looks back
     direction: Tree = None  # an estimate of the gradient of the global objective, or its moving average
     momentum: Tree = None  # u, first moment of the server's adaptive step; None: plain averaging
     second_moment: Tree = None  # v
@@ -35,7 +35,6 @@ def init_federated(
     params: Tree,
     *,
     algorithm: str,
-    adaptive: bool = False,
     num_clients: int = 0,
     direction: Tree = None,
 ) -> FederatedState:
@@ -43,11 +42,10 @@ def init_federated(
 
     Args:
         params: x_0, tree of floats.
-        algorithm: "fedavg", "fedadam", "scaffold", "mime" or "mvr": which round the state is for.
-        adaptive: with "mvr", whether the server steps by FedAdam instead of averaging.
+        algorithm: "fedavg", "fedadam", "scaffold" or "mime": which round the state is for.
         num_clients: with "scaffold", how many clients there are, taking part or not.
-        direction: with "mvr", m_{-1}: the mean gradient of one minibatch a client (`local_steps.gradients`). Zeros by
-            default, as if the objective were flat there.
+        direction: with "mime", s before the first round, such as the mean gradient of one minibatch a client
+            (`local_steps.gradients`). Zeros by default, as if the objective were flat there.
 
     Returns:
         A state with what that algorithm carries, of the dtypes of `params`; `second_moment`, whose entries are squares,
@@ -72,14 +70,12 @@ def init_federated(
         return jax.tree.map(lambda x: jnp.zeros((*leading, *jnp.shape(x)), numerics.float_dtypes(x)[0]), params)
 
     state = FederatedState(params)
-    if algorithm == "fedadam" or (algorithm == "mvr" and adaptive):
+    if algorithm == "fedadam":
         state = state._replace(momentum=zeros(), second_moment=trees.widen(zeros()))
     if algorithm == "scaffold":
         state = state._replace(control=zeros(), client_controls=zeros(num_clients))
-    if algorithm in ("mime", "mvr"):
+    if algorithm == "mime":
         state = state._replace(direction=zeros() if direction is None else direction)
-    if algorithm == "mvr":
-        state = state._replace(previous_params=jax.tree.map(jnp.copy, params))  # a buffer of its own, to be donated
     return state
 
 
@@ -153,6 +149,13 @@ def fedadam_round(
 
     Raises:
         ValueError: as `fedavg_round`, a constant outside its range, or a state without momentum.
+
+    Example:
+        >>> def grad_fn(x, batch):
+        ...     return x - batch
+        >>> state = init_federated(jnp.zeros(()), algorithm="fedadam")
+        >>> fedadam_round(state, jnp.array([[2.0], [4.0]]), grad_fn=grad_fn).params   # 0.1 * 0.03 / (0.03 + 0.001)
+        Array(0.0967..., dtype=float32)
     """
     if state.momentum is None:
         raise ValueError('state must have a momentum: init_federated(..., algorithm="fedadam").')
@@ -192,6 +195,13 @@ def scaffold_round(
     Raises:
         ValueError: as `fedavg_round`, a state without controls, another number of clients, or known ones that are no
             integers from 0 to all - 1 or stand there twice.
+
+    Example:
+        >>> def grad_fn(x, batch):
+        ...     return x - batch
+        >>> state = init_federated(jnp.zeros(()), algorithm="scaffold", num_clients=2)
+        >>> scaffold_round(state, jnp.array([[2.0], [4.0]]), grad_fn=grad_fn).client_controls
+        Array([-2., -4.], dtype=float32)
     """
     taking_part, steps = local_steps.check_batches(client_batches)
     weights = local_steps.round_weights(weights, taking_part)
@@ -251,6 +261,13 @@ def mime_round(
 
     Raises:
         ValueError: as `fedavg_round`, momentum outside its range, or a state without direction.
+
+    Example:
+        >>> def grad_fn(x, batch):
+        ...     return x - batch
+        >>> state = init_federated(jnp.zeros(()), algorithm="mime")
+        >>> mime_round(state, jnp.array([[2.0], [4.0]]), grad_fn=grad_fn, momentum=0.5).direction
+        Array(-1.5, dtype=float32)
     """
     clients, _ = local_steps.check_batches(client_batches)
     weights = local_steps.round_weights(weights, clients)

@@ -1,7 +1,8 @@
 """`python -m lemmata.methods`: what methods there are.
 
 With no option, a table for the terminal. `--markdown` writes the same as methods/README.md. `--departures` lists where
-an authors' program and their paper differ, and which of the two is followed here.
+an authors' program and their paper differ, and which of the two is followed here. `--cite NAME` prints the paper of a
+method as a BibTeX entry.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import pathlib
 import textwrap
 from collections.abc import Sequence
 
-from .catalogue import METHODS, Method
+from .catalogue import Method, methods, nearest, places, read
 
 README = pathlib.Path(__file__).with_name("README.md")
 
@@ -24,17 +25,17 @@ is checked against a reference (`tests/goldens/`). A config runs the paper's cla
 """
 
 
-def by_kind(methods: Sequence[Method]) -> list[tuple[str, list[Method]]]:
+def by_kind(records: Sequence[Method]) -> list[tuple[str, list[Method]]]:
     """Kinds in alphabetical order, and their methods, also so."""
-    ordered = sorted(methods, key=lambda method: (method.kind, method.name))
+    ordered = sorted(records, key=lambda method: (method.kind, method.name))
     return [(kind, list(group)) for kind, group in itertools.groupby(ordered, key=lambda method: method.kind)]
 
 
-def table(methods: Sequence[Method]) -> str:
+def table(records: Sequence[Method]) -> str:
     """For the terminal: a line a method under its kind, then its functions."""
-    width = max(len(method.name) for method in methods)
+    width = max(len(method.name) for method in records)
     lines = []
-    for kind, group in by_kind(methods):
+    for kind, group in by_kind(records):
         lines.append(kind)
         for method in group:
             lines.append(f"  {method.name:<{width}}  {method.year}  {method.source}  {method.title}")
@@ -43,15 +44,15 @@ def table(methods: Sequence[Method]) -> str:
     return "\n".join(lines)
 
 
-def markdown(methods: Sequence[Method]) -> str:
+def markdown(records: Sequence[Method]) -> str:
     """The text of methods/README.md."""
     parts = [_README_HEAD]
-    for kind, group in by_kind(methods):
+    for kind, group in by_kind(records):
         parts += [f"\n## {kind}\n\n", "| method | functions | paper | config |\n| --- | --- | --- | --- |\n"]
         for method in group:
             source = f"[{method.source}]({method.url})" if method.url else method.source
             cells = (
-                f"[`{method.name}`]({method.kind}/{method.name}.py) {method.summary}",
+                f"[`{method.name}`]({method.path}) {method.summary}",
                 ", ".join(f"`{name}`" for name in method.functions),
                 f"{method.title}, {source}, {method.year}",
                 f"[{method.config}](../{method.config})",
@@ -60,9 +61,9 @@ def markdown(methods: Sequence[Method]) -> str:
     return "".join(parts)
 
 
-def departures(methods: Sequence[Method]) -> str:
+def departures(records: Sequence[Method]) -> str:
     """One paragraph for each method whose docstring has a `Departures:` passage."""
-    noted = [(method, text) for _, group in by_kind(methods) for method in group if (text := method.departures)]
+    noted = [(method, text) for _, group in by_kind(records) for method in group if (text := method.departures)]
     if not noted:
         return "No method departs from its paper or from a released program."
     return "\n\n".join(
@@ -71,18 +72,35 @@ def departures(methods: Sequence[Method]) -> str:
     )
 
 
+def cite(name: str) -> str:
+    """The BibTeX entry of a method.
+
+    Raises:
+        ValueError: no method has that name.
+    """
+    if name not in places():
+        raise ValueError(f"--cite must name a method, got {name!r}; the nearest is {nearest(name, places())!r}.")
+    return read(places()[name]).bibtex
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and print, or write the README."""
     parser = argparse.ArgumentParser(prog="python -m lemmata.methods", description="List the methods of lemmata.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--markdown", action="store_true", help="write the table to methods/README.md")
     what.add_argument("--departures", action="store_true", help="list where released programs and papers differ")
+    what.add_argument("--cite", metavar="NAME", help="print the paper of a method as a BibTeX entry")
     options = parser.parse_args(arguments)
     if options.markdown:
-        README.write_text(markdown(METHODS), encoding="utf-8")
+        README.write_text(markdown(methods()), encoding="utf-8")
         print(f"wrote {README}")
+    elif options.cite is not None:
+        try:
+            print(cite(options.cite))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     else:
-        print(departures(METHODS) if options.departures else table(METHODS))
+        print(departures(methods()) if options.departures else table(methods()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Every test process sees eight host devices, so that sharding is tested on any machine; benchmarks see what there is.
 
-Most of the run is XLA's compiler at work. Compiled programs are kept in .pytest_cache, shared by all processes of a run
-and by the next run; and what asks whether something runs, or agrees with itself, is compiled with few optimizations:
-engine, experiments, configs, networks, examples, conformance. The rest of core and the methods are compiled as in use.
+Most of the run is XLA's compiler at work. Compiled programs are kept, shared by all processes of a run and by the next
+run (`support/compiled.py`); and what asks whether something runs, or agrees with itself, is compiled with few
+optimizations: engine, experiments, configs, networks, examples, conformance. The rest of core and the methods are
+compiled as in use.
 """
 
 import os
 import pathlib
 
+import compiled
 import pytest
 from hypothesis import settings
 
@@ -24,18 +26,28 @@ def pytest_configure(config):
     if not names_benchmarks(config):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".pytest_cache" / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")  # what is quicker is not worth keeping
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    try:
+        config.stash[PROGRAMS] = compiled.keep(TESTS.parent)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+PROGRAMS = pytest.StashKey[pathlib.Path | None]()
+
+
+def pytest_unconfigure(config):
+    """Bound what is kept for the next run, once all processes are through."""
+    folder = config.stash.get(PROGRAMS, None)
+    if folder is not None and not hasattr(config, "workerinput"):
+        compiled.prune(folder, compiled.limit())
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly(request):
     """Fewer optimizations for the modules named above."""
-    import jax
-
     quickly = any(request.path.is_relative_to(TESTS / name) for name in QUICKLY_COMPILED)
-    jax.config.update("jax_disable_most_optimizations", quickly)
+    with compiled.optimizing(not quickly):
+        yield
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -1,26 +1,29 @@
 """What every public function owes its callers, checked on the first golden case of each, or on an example.
 
-The arrays of a case are traced, the rest (numbers, strings, lists of numbers, callables) is static. What can be is
-traced into one program, so that a function is compiled twice: as it is, and with everything that is derived from it. A
-function whose arrays cannot be treated so, or to which a check does not apply, has an entry in
+The arrays of a case are traced, the rest (numbers, strings, lists of numbers, callables) is static. A function is
+compiled once for one device: its value, its batched, its differentiated and its half versions are parts of one program,
+which is called with other arrays of the same shapes where a check needs more values. It is compiled a second time for
+several devices. A function whose arrays cannot be treated so, or to which a check does not apply, has an entry in
 `support/conformance_exclusions.py`.
 """
 
 import contextlib
 import functools
 import inspect
+import operator
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import optimizing, quick_options
 from conformance_examples import public_calls, subjects
 from conformance_exclusions import BATCH, EXCLUDED, KEEPS_DTYPE
 from golden_cases import assert_matches
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lemmata.train.mistakes import is_mistake
+from lemmata.train.engine.mistakes import is_mistake
 
 CHECKS = ("jit", "vmap", "grad", "float32", "empty", "sharded", "retrace")
 RTOL, ATOL = 2e-5, 2e-6  # two orders of the same float32 sums
@@ -28,7 +31,10 @@ HALF = {jnp.bfloat16: (2.0**-8, 1e-5), jnp.float16: (2.0**-10, 1e-6)}  # toleran
 
 
 class Subject:
-    """A function with the arrays of its case as a flat list, compiled once for all checks."""
+    """A function with the arrays of its case as a flat list, compiled once for all checks.
+
+    The arrays are prepared on the host: a program for each reversal and each rounding would cost as much as the checks.
+    """
 
     def __init__(self, case):
         self.case, self.traces, self.failures = case, 0, {}
@@ -45,28 +51,47 @@ class Subject:
             return function(*args, **kwargs)
 
         self.call = call
-        self.jitted = jax.jit(call)
+        self.jitted = jax.jit(call)  # whatever is derived from it shares one trace
         # other values that are as valid, most of the time: what lies along the leading axes, in reverse
-        self.reversed = [jnp.flip(array, 0) if array.ndim else array for array in self.arrays]
+        self.reversed = [on_host(np.flip, array, axis=0) if array.ndim else array for array in self.arrays]
 
     def require(self, check):
         for name in (check, "all"):
             if (self.case.call, name) in EXCLUDED:
                 pytest.skip(EXCLUDED[self.case.call, name])
 
+    def value(self, arrays):
+        """What the compiled function gives, on the host."""
+        return self._results(arrays, "jit")
+
     def derived(self, check):
-        """What `check` needs of the one program that holds the batched, the differentiated and the half versions."""
-        results = self._derived
-        if check in self.failures:
-            raise self.failures[check]
-        return results[check]
+        """What `check` needs of the batched, the differentiated and the half versions, on the host."""
+        return self._results(self.arrays, check)
+
+    def _results(self, arrays, part):
+        results = self._run(arrays)
+        if part in self.failures:
+            raise self.failures[part]
+        return results[part]
+
+    def _run(self, arrays):
+        program, inputs, done = self._program
+        key = tuple(map(id, arrays))  # the lists of arrays that the checks ask for again are kept
+        if key not in done:
+            done[key] = jax.tree.map(np.asarray, program(inputs | {"jit": arrays})), arrays
+        return done[key][0]
+
+    def trace(self):
+        """The merged program, traced and not compiled; an exception is kept for the check that it is of."""
+        program, inputs, _ = self._program
+        return program.trace(inputs)
 
     @functools.cached_property
-    def _derived(self):
-        parts = {"vmap": self._batched, "grad": self._gradients, "float32": self._halves}
+    def _program(self):
+        parts = {"jit": self._plain, "vmap": self._batched, "grad": self._gradients, "float32": self._halves}
         functions, inputs = {}, {}
         for name, part in parts.items():
-            if (self.case.call, name) not in EXCLUDED and (self.case.call, "all") not in EXCLUDED:
+            if name == "jit" or not {(self.case.call, name), (self.case.call, "all")} & EXCLUDED.keys():
                 with self._failing(name):
                     functions[name], inputs[name] = part()
 
@@ -74,11 +99,12 @@ class Subject:
             results = {}
             for name, function in functions.items():
                 with self._failing(name):
-                    results[name] = function(inputs[name])
+                    results[name] = plain_keys(function(inputs[name]))
             return results
 
         # or XLA would leave out a rounding to half precision that is followed by a widening, and none would be seen
-        return jax.jit(program, compiler_options={"xla_allow_excess_precision": False})(inputs)
+        options = quick_options() | {"xla_allow_excess_precision": False}
+        return jax.jit(program, compiler_options=options), inputs, {}
 
     @contextlib.contextmanager
     def _failing(self, check):
@@ -88,9 +114,12 @@ class Subject:
         except Exception as error:
             self.failures[check] = error
 
+    def _plain(self):
+        return lambda arrays: self.jitted(*arrays), self.arrays
+
     def _batched(self):
-        stacked = [jnp.stack(pair) for pair in zip(self.arrays, self.reversed, strict=True)]
-        return lambda stacked: jax.vmap(self.call, axis_size=2)(*stacked), stacked
+        stacked = [on_host(lambda *pair: np.stack(pair), *pair) for pair in zip(self.arrays, self.reversed, strict=True)]
+        return lambda stacked: jax.vmap(self.jitted, axis_size=2)(*stacked), stacked
 
     def _gradients(self):
         def gradients(arrays):
@@ -98,7 +127,7 @@ class Subject:
             assert floats, "no input is a float: exclude this check by name"
 
             def scalar(floats):
-                outputs = jax.tree.leaves(self.call(*[floats.get(i, array) for i, array in enumerate(arrays)]))
+                outputs = jax.tree.leaves(self.jitted(*[floats.get(i, array) for i, array in enumerate(arrays)]))
                 outputs = [leaf for leaf in outputs if is_float(leaf)]
                 assert outputs, "no output is a float: exclude this check by name"
                 return sum(map(uneven_sum, outputs))
@@ -109,11 +138,11 @@ class Subject:
 
     def _halves(self):
         assert any(map(is_float, self.arrays)), "no input is a float: exclude this check by name"
-        return lambda halves: [self.call(*half) for half in halves], [self.cast(self.arrays, dtype) for dtype in HALF]
+        return lambda halves: [self.jitted(*half) for half in halves], [self.cast(self.arrays, dtype) for dtype in HALF]
 
     @staticmethod
     def cast(arrays, dtype):
-        return [array.astype(dtype) if is_float(array) else array for array in arrays]
+        return [np.asarray(array).astype(dtype) if is_float(array) else array for array in arrays]
 
     def emptied(self):
         """Arguments with no entry along the batch's axis, and the names of the parameters."""
@@ -126,7 +155,8 @@ class Subject:
         batch = BATCH.get(self.case.call) or [name for name, value in named if value.shape[0] == size]
 
         def cut(name, value):
-            return jax.tree.map(lambda x: x[:0] if has_axis(x) else x, value) if name in batch else value
+            shorten = lambda x: jnp.asarray(on_host(operator.itemgetter(slice(0)), x)) if has_axis(x) else x
+            return jax.tree.map(shorten, value) if name in batch else value
 
         names = list(inspect.signature(self.case.function).parameters)
         args = [cut(name, value) for name, value in zip(names, args, strict=False)] + list(args[len(names) :])
@@ -140,13 +170,22 @@ def subject(request):
 
 def assert_close(actual, expected, *, rtol=RTOL, atol=ATOL):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    assert_matches(data_of(actual), data_of(expected), rtol=rtol, atol=atol)
+    assert_matches(jax.tree.leaves(actual), jax.tree.leaves(expected), rtol=rtol, atol=atol)
 
 
-def data_of(tree):
-    """The leaves, keys as numbers."""
-    leaves = jax.tree.leaves(tree)
-    return [jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x for x in leaves]
+def is_key(x):
+    return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+
+
+def plain_keys(tree):
+    """With keys as numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def on_host(function, *arrays, **kwargs):
+    """What a NumPy function gives, of keys too: it is applied to their numbers."""
+    result = function(*(np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in arrays), **kwargs)
+    return jax.random.wrap_key_data(result, impl=jax.random.key_impl(arrays[0])) if is_key(arrays[0]) else result
 
 
 def is_float(array):
@@ -170,14 +209,16 @@ def paths_of(tree):
 
 def test_jit_gives_the_eager_value(subject):
     subject.require("jit")
-    assert_close(subject.jitted(*subject.arrays), subject.call(*subject.arrays))
+    with optimizing(True):  # single operations as in the goldens, which left them in the folder of programs
+        eager = plain_keys(subject.call(*subject.arrays))
+    assert_close(subject.value(subject.arrays), eager)
 
 
 def test_vmap_gives_the_value_of_each_slice(subject):
     subject.require("vmap")
     batched = subject.derived("vmap")
     for index, arrays in enumerate((subject.arrays, subject.reversed)):
-        assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], batched), subject.jitted(*arrays))
+        assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], batched), subject.value(arrays))
 
 
 def test_gradient_is_finite(subject):
@@ -194,7 +235,7 @@ def test_half_precision_gives_float32_scores(subject):
     """
     subject.require("float32")
     for (dtype, rounding), actual in zip(HALF.items(), subject.derived("float32"), strict=True):
-        expected = subject.jitted(*subject.cast(subject.cast(subject.arrays, dtype), jnp.float32))
+        expected = subject.value(subject.cast(subject.cast(subject.arrays, dtype), jnp.float32))
         assert jax.tree.structure(actual) == jax.tree.structure(expected)
         for (path, leaf), right in zip(paths_of(actual), jax.tree.leaves(expected), strict=True):
             rtol, atol = RTOL, ATOL
@@ -220,7 +261,8 @@ def test_empty_leading_axis_gives_an_empty_result_or_a_named_error(subject):
         assert is_mistake(error), f"an obscure error: {error}"
         assert any(re.search(rf"\b{name}\b", str(error)) for name in names), f"names no argument: {error}"
         return
-    expected = subject.jitted(*subject.arrays)
+    expected = subject.value(subject.arrays)
+    actual = plain_keys(actual)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, leaf), full in zip(paths_of(actual), jax.tree.leaves(expected), strict=True):
         sizes = zip(leaf.shape, full.shape, strict=True)
@@ -246,17 +288,18 @@ def test_sharded_batch_gives_the_value_of_one_device(subject):
     count = max(range(2, len(jax.devices()) + 1), key=lambda count: (sum(shardable(count)), count))
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
     placed = [
-        jax.device_put(array, NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
+        jax.device_put(array if is_key(array) else np.asarray(array), NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
         for array, split in zip(subject.arrays, shardable(count), strict=True)
     ]
-    assert_close(subject.jitted(*placed), subject.jitted(*subject.arrays))
+    sharded = jax.jit(lambda arrays: plain_keys(subject.jitted(*arrays)), compiler_options=quick_options())(placed)
+    assert_close(sharded, subject.value(subject.arrays))
 
 
 def test_same_shapes_do_not_retrace(subject):
     subject.require("retrace")
-    jax.block_until_ready(subject.jitted(*subject.arrays))
+    subject.value(subject.arrays)
     before = subject.traces
-    jax.block_until_ready(subject.jitted(*subject.reversed))
+    subject.value(subject.reversed)
     assert subject.traces == before
 
 

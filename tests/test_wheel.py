@@ -42,8 +42,8 @@ def test_an_installed_wheel_imports_and_lists_its_methods_from_any_directory(whe
     code = (
         "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__ + str(f)]\n"
         f"sys.path.insert(0, {str(target)!r})\n"
-        "import lemmata, lemmata.methods.bounds.demi, lemmata.train.config\n"
+        "import lemmata, lemmata.methods.bounds.demi, lemmata.train.judge.config\n"
         f"assert lemmata.__file__.startswith({str(target)!r}), lemmata.__file__\n"
-        "assert lemmata.train.config.load('configs/quickstart.py').experiment == 'mutual_information'\n"
+        "assert lemmata.train.judge.config.load('configs/quickstart.py').experiment == 'mutual_information'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -14,9 +14,9 @@ from typing import Any, cast
 from absl import flags
 from ml_collections import config_flags
 
-from . import config as configs
-from . import mistakes
-from .types import ConfigDict
+from .engine import mistakes
+from .engine.types import ConfigDict
+from .judge import config as configs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("arm", None, "Train this arm alone, resumable, at any scale; default: compare all arms.")
@@ -41,7 +41,7 @@ def main(config: ConfigDict) -> None:
         import jax
 
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    from . import compare
+    from .judge import compare
 
     workdir = Path(FLAGS.workdir or default_workdir(config))
     options = {"workdir": workdir, "override_workdir": FLAGS.override_workdir, "progress": FLAGS.progress}
@@ -59,7 +59,7 @@ def main(config: ConfigDict) -> None:
 def verdict_lines(outcome) -> list[str]:
     """The claim, its verdict, and where everything is."""
     from .experiments import get
-    from .plots import claim_text
+    from .judge.plots import claim_text
 
     lines, claim = [], outcome.config.claim
     if outcome.verdict is not None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from . import aot_report, feed, sharding
-from .compare import seed_groups
-from .config import resolve_arm
+from .engine import aot_report, sharding
+from .engine.loop import next_stop
+from .engine.program import Program
+from .engine.types import ConfigDict
 from .experiments import get
-from .loop import next_stop
-from .program import Program
-from .types import ConfigDict
+from .judge.compare import seed_groups
+from .judge.config import resolve_arm
 
 
 def run(config: ConfigDict, topology: str, *, arm: str | None = None) -> str:
@@ -59,11 +59,11 @@ def lower(config: ConfigDict, devices: Sequence[Any], arm: str) -> tuple[Any, st
     asked = resolved.train.batch_size
     resolved.train.batch_size = math.ceil(asked / rows) * rows
     resolved.train.eval_batch_size = 0
-    seeds, length = seed_groups(resolved)[0], next_stop(0, resolved.train)
-    task = get(config.experiment).module.build(resolved)
+    seeds, task = seed_groups(resolved)[0], get(config.experiment).build(resolved, arm)
     program = Program(task, resolved, mesh, seeds=seeds, check_size=False)
+    length = next_stop(0, resolved.train, program.feed.span)
     lowered = program.advance(length).lower(
-        program.abstract_state, program.abstract_data(), feed.abstract_inputs(program, length)
+        program.abstract_state, program.abstract_data(), program.feed.abstract_inputs(length)
     )
     rounded = "" if resolved.train.batch_size == asked else f" (train.batch_size = {asked}, rounded up to divide)"
     head = (

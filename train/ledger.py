@@ -14,11 +14,11 @@ from pathlib import Path
 
 from absl import flags
 
-from . import config as configs
-from . import mistakes
-from .compare import compare
+from .engine import mistakes
+from .engine.workdir import write_json, write_text
 from .experiments import get
-from .workdir import write_json, write_text
+from .judge import config as configs
+from .judge.compare import compare
 
 FLAGS = flags.FLAGS
 PACKAGE = Path(__file__).resolve().parents[1]

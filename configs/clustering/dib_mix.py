@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
         tables=("wine", "breast_cancer"),  # a random half of their columns cut into four levels
         bins=4,
     ))
+    config.protocol = ConfigDict(dict(restarts=50))  # of every arm
 
     config.arms = ConfigDict(dict(
         dib_mix=dict(name="dib_mix"),

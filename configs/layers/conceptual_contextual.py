@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.experiment = "knowledge_graph"
+    config.experiment = "ontology"
     config.seeds = (0, 1, 2)
 
     config.data = ConfigDict(dict(num_names=900, train_share=0.6, head_first=0.3, synonym=0.5))

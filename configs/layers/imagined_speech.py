@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.experiment = "time_series"
+    config.experiment = "eeg"
     config.seeds = (0, 1, 2)
 
     config.data = ConfigDict(dict(
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     ))
     config.model = ConfigDict(dict(dropout_rate=0.25))
     config.optimizer = ConfigDict(dict(
-        name="lemmata.train.experiments.time_series:max_norm_adam",
+        name="lemmata.train.experiments.studies.eeg:max_norm_adam",
         learning_rate=2e-3,
     ))
     config.train = ConfigDict(dict(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.experiment = "segmentation"
+    config.experiment = "prompted_scenes"
     config.seeds = (0, 1, 2)
 
     config.data = ConfigDict(dict(

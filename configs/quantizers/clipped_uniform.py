@@ -10,17 +10,16 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(dict(name="digits", clients=10, split="dirichlet", concentration=0.5))
     config.model = ConfigDict(dict(hidden=(64,), init_scale=0.15))
-    config.method = ConfigDict(dict(
-        algorithm="fedavg",
-        learning_rate=0.2,  # of every arm
+    config.protocol = ConfigDict(dict(
         local_steps=18,  # two epochs of a mean client
         local_batch=16,
     ))
+    config.method = ConfigDict(dict(name="clipped_uniform", learning_rate=0.2))  # of every arm that says nothing else
     config.train = ConfigDict(dict(steps=20, batch_size=10, eval_batch_size=360, eval_every=20))  # rounds; all clients
     config.mesh = ConfigDict(dict(data=1))  # 10 clients divide over 2, 5 or 10 devices too
 
     config.arms = ConfigDict(dict(
-        float32=dict(),
+        float32=dict(name="fedavg"),
         bits_4=dict(bits=(4,)),
         bits_4_max_clip=dict(bits=(4,), clip="max"),  # unbiased, where a smaller clip shrinks large weights each round
         bits_4_nearest=dict(bits=(4,), rounding="nearest"),
@@ -28,7 +27,7 @@ def get_config() -> ConfigDict:
         bits_2_max_clip=dict(bits=(2,), clip="max"),
         bits_2_4_8=dict(bits=(2, 4, 8), weighting="inverse_mse"),
         bits_2_4_8_by_data=dict(bits=(2, 4, 8)),
-        iid_float32=dict(data=dict(split="iid")),
+        iid_float32=dict(name="fedavg", data=dict(split="iid")),
         iid_bits_4=dict(data=dict(split="iid"), bits=(4,)),
     ))
     config.claim = ConfigDict(dict(

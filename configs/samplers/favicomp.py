@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.experiment = "decoding"
+    config.experiment = "facts"
     config.seeds = (0, 1, 2)
 
     config.data = ConfigDict(dict(name="facts", questions=256, documents=6))

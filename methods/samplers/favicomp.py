@@ -1,7 +1,7 @@
 r"""FaviComp: compress retrieved documents into a summary that is familiar to the model which will read it.
 
 Jung, Liu, Huang, Zhou, Chen. "Familiarity-Aware Evidence Compression for Retrieval-Augmented Generation." Findings of
-ACL 2025, arXiv:2409.12468 (2024).
+ACL 2025, arXiv:2409.12468.
 
 Two language models over one vocabulary write one summary y together, each after its own prompt: the compressor reads
 the question and the documents, the target, which will answer, the question alone. With l_comp and l_tgt their logits

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from racing import race
 
-from lemmata.core import bottleneck
 from lemmata.methods.clustering import dib_mix
+from lemmata.methods.clustering.dib_mix import _bottleneck as bottleneck
 
 LEVELS, K, RESTARTS = (3, 4, 5, 3), 3, 10
 

@@ -16,10 +16,10 @@ import pytest
 from ml_collections import ConfigDict
 from racing import race
 
-from lemmata.train import config as configs
 from lemmata.train import experiments, feed, sharding
-from lemmata.train.optimizer import make_optimizer
-from lemmata.train.program import Program
+from lemmata.train.engine.optimizer import make_optimizer
+from lemmata.train.engine.program import Program
+from lemmata.train.judge import config as configs
 
 LENGTH = 50
 ROUNDS = {"mlp": 150, "transformer": 15}

@@ -16,7 +16,7 @@ from racing import race
 
 from lemmata.core.networks.transformer import Transformer
 from lemmata.methods.samplers import favicomp
-from lemmata.train.experiments import decoding
+from lemmata.train.models import generation
 
 BATCH, PROMPT, TOKENS, ROUNDS, VOCAB, END = 4, 32, 256, 10, 1024, -1  # no end token: every row writes to the end
 
@@ -30,7 +30,7 @@ def test_two_models_against_one(layers, width):
 
     def step(name, state, token):
         traces[name] += 1
-        return decoding.step_of(network)(state, token)
+        return generation.step_of(network)(state, token)
 
     steps = {name: functools.partial(step, name) for name in ("compressor", "target", "alone")}
     states, first = prompted(network)
@@ -44,9 +44,9 @@ def test_two_models_against_one(layers, width):
 
     @functools.partial(jax.jit, static_argnums=1)
     def write_alone(state, num_steps):
-        return decoding.generate(
+        return generation.generate(
             steps["alone"], state, first,
-            key=jax.random.key(0), choose=decoding.greedy, num_steps=num_steps, eos_id=END,
+            key=jax.random.key(0), choose=generation.greedy, num_steps=num_steps, eos_id=END,
         )  # fmt: skip
 
     times = race(ROUNDS, both=lambda: write_with_both(pair, TOKENS), one=lambda: write_alone(states["target"], TOKENS))
@@ -72,7 +72,7 @@ def prompted(network):
     """States of two models by name, after one random prompt, and its last token."""
     prompt = jax.random.randint(jax.random.key(0), (BATCH, PROMPT), 0, VOCAB)
     init = jax.jit(network.init)
-    read = jax.jit(functools.partial(decoding.prompted, network), static_argnums=1)
+    read = jax.jit(functools.partial(generation.prompted, network), static_argnums=1)
     states = {
         name: read(init(jax.random.key(i), prompt), PROMPT + TOKENS, (prompt[:, :-1], None))
         for i, name in enumerate(("compressor", "target"))

@@ -52,8 +52,8 @@ def final_state(folder: Path) -> Sequence:
     """Every array of the newest checkpoint, in order, and the metrics without their wall times."""
     import jax
 
-    from lemmata.train import checkpoint
-    from lemmata.train.metrics import read_rows
+    from lemmata.train.engine import checkpoint
+    from lemmata.train.engine.metrics import read_rows
 
     state = checkpoint.load(folder / "checkpoints")
     rows = [{k: v for k, v in row.items() if k != "time"} for row in read_rows(folder / "metrics.jsonl")]

@@ -8,8 +8,8 @@ import pytest
 from small_runs import SEEDS, shrink
 
 import lemmata
-from lemmata.train import config as configs
-from lemmata.train.compare import compare, picture, table
+from lemmata.train.judge import config as configs
+from lemmata.train.judge.compare import compare, picture, table
 from lemmata.train.ledger import claims
 
 ROOT = Path(lemmata.__file__).parent

@@ -5,18 +5,16 @@ call, its positional and its keyword arguments; it is here, and not in a cases.j
 key or a module. A Flax module is called through `apply`, with variables from `init`.
 """
 
-import ast
 import dataclasses
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from golden_cases import first_cases, is_state
+from golden_cases import first_cases
 
-from lemmata.methods.catalogue import METHODS
+from lemmata.methods.catalogue import methods
 
 EXAMPLES: dict[str, Callable] = {}
 
@@ -48,20 +46,8 @@ def subjects() -> list:
 
 
 def public_calls() -> list[str]:
-    """Every public function and Flax module of the methods: defined in a module, or imported `as` itself.
-
-    States, which functions take and give, are none.
-    """
-    found = []
-    for method in METHODS:
-        module = importlib.import_module(method.module)
-        body = ast.parse(inspect.getsource(module)).body
-        names = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        imported = [alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
-        names += [alias.name for alias in imported if alias.asname == alias.name]
-        public = [name for name in names if not name.startswith("_") and not is_state(getattr(module, name))]
-        found += [f"{method.module.removeprefix('lemmata.')}:{name}" for name in public]
-    return found
+    """Every public function and Flax module of the methods, as the catalogue finds them."""
+    return [f"{method.module.removeprefix('lemmata.')}:{name}" for method in methods() for name in method.functions]
 
 
 def example(call: str) -> Callable:
@@ -159,6 +145,25 @@ def _(function):
     return function, (), {"key": KEY, **EEG, "num_filters": [2, 3, 4, 5]}
 
 
+def epochs():
+    return normal(1, 4, 3, 80)
+
+
+@example("methods.layers.imagined_speech:EEGNet")
+def _(module):
+    return applied(module(num_classes=2, num_temporal=2, num_separable=4, kernel_size=8), x=epochs())
+
+
+@example("methods.layers.imagined_speech:ShallowConvNet")
+def _(module):
+    return applied(module(num_classes=2, num_filters=3, pool_size=20), x=epochs())
+
+
+@example("methods.layers.imagined_speech:DeepConvNet")
+def _(module):
+    return applied(module(num_classes=2, num_filters=(2, 3, 4, 5)), x=epochs())
+
+
 @example("methods.layers.imagined_speech:hinge_loss")
 def _(function):
     return function, (jnp.array([0.3, -2.0, 1.7, 0.4]), jnp.array([1, -1, -1, 1])), {}
@@ -218,6 +223,16 @@ def _(module):
 @example("methods.quantizers.clipped_uniform:aggregate")
 def _(function):
     return function, ({"w": normal(1, 4, 3), "b": normal(2, 4)}, jnp.full((4, 2), 0.25)), {}
+
+
+@example("methods.quantizers.clipped_uniform:pack_bits")
+def _(function):
+    return function, (jnp.array([[3, -4, 0], [-1, 2, 1], [0, 0, -3], [1, -2, 3]]),), {"bits": 3}
+
+
+@example("methods.quantizers.clipped_uniform:unpack_bits")
+def _(function):
+    return function, (jnp.array([18, 52, 86, 120], jnp.uint8),), {"bits": 3, "size": 10}
 
 
 @example("methods.quantizers.clipped_uniform:fake_quantize")

@@ -11,6 +11,8 @@
 
 DRAWS = "draws from a key alone: no input is a float"
 SIZES = "draws from a key and sizes that are static: no input has a batch's axis"
+SCALARS = "a static number of classes and a scalar: no input has a batch's axis"
+CODES = "codes and bytes are integers"
 MODEL = "trees of weights: no axis of a leaf is a batch's"
 
 EXCLUDED: dict[tuple[str, str], str] = {
@@ -32,9 +34,16 @@ EXCLUDED: dict[tuple[str, str], str] = {
     ("methods.losses.alignment.kto:slerp_merge", "empty"): MODEL,
     ("methods.losses.alignment.kto:ties_merge", "empty"): MODEL,
     ("methods.losses.alignment.kto:select_alignment_data", "grad"): "a choice has no gradient",
+    ("methods.losses.contrastive.normface:normalized_softmax_lower_bound", "empty"): SCALARS,
+    ("methods.losses.contrastive.normface:required_scale", "empty"): SCALARS,
+    ("methods.losses.contrastive.normface:novel_class_predict", "grad"): "a choice has no gradient",
     ("methods.losses.contrastive.rcrl:return_segments", "grad"): "segments are numbered",
     ("methods.losses.contrastive.rcrl:sample_segment_pairs", "grad"): "segments and pairs are numbered",
     ("methods.losses.contrastive.rcrl:sample_segment_pairs", "float32"): "segments and pairs are numbered",
+    ("methods.quantizers.clipped_uniform:pack_bits", "grad"): CODES,
+    ("methods.quantizers.clipped_uniform:pack_bits", "float32"): CODES,
+    ("methods.quantizers.clipped_uniform:unpack_bits", "grad"): CODES,
+    ("methods.quantizers.clipped_uniform:unpack_bits", "float32"): CODES,
     ("methods.samplers.favicomp:decode", "grad"): "tokens have no gradient",
     ("methods.samplers.favicomp:decode_bigram", "grad"): "tokens have no gradient",
     ("methods.samplers.favicomp:compression_rate", "grad"): "counts of booleans",
@@ -66,6 +75,7 @@ KEEPS_DTYPE: dict[str, dict[str, str]] = {
     "methods.losses.alignment.kto:linear_merge": {"": "weights"},
     "methods.losses.alignment.kto:slerp_merge": {"": "weights"},
     "methods.losses.alignment.kto:ties_merge": {"": "weights"},
+    "methods.losses.contrastive.normface:class_prototypes": {"": "unit features"},
     "methods.quantizers.clipped_uniform:quantize": {"1": "weights"},
     "methods.quantizers.clipped_uniform:stochastic_quantize": {"1": "weights"},
     "methods.quantizers.clipped_uniform:aggregate": {"": "weights"},

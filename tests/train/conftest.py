@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lemmata.train import config as configs
-from lemmata.train.data.sources import Arrays
-from lemmata.train.experiments.base import Objective, Task
+from lemmata.train.engine.sources import Arrays
+from lemmata.train.engine.task import Objective, Task
+from lemmata.train.judge import config as configs
 
 
 def least_squares(examples: int = 96, dim: int = 8) -> Task:

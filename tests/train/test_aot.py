@@ -4,9 +4,11 @@ import jax
 import pytest
 from small_runs import shrink
 
-from lemmata.train import aot, compare, experiments, feed, loop, sharding
-from lemmata.train import config as configs
-from lemmata.train.program import Program
+from lemmata.train import aot, experiments
+from lemmata.train.engine import loop, sharding
+from lemmata.train.engine.program import Program
+from lemmata.train.judge import compare
+from lemmata.train.judge import config as configs
 
 
 def small(name, **train):
@@ -44,7 +46,7 @@ def test_what_is_compiled_is_what_runs(name, vmap_seeds, monkeypatch):
 def test_the_state_of_all_seeds_is_counted():
     config = small("language_model")
     resolved = configs.resolve_arm(config, "rotary")
-    task = experiments.get(config.experiment).module.build(resolved)
+    task = experiments.get(config.experiment).build(resolved, "rotary")
     one = Program(task, resolved, sharding.make_mesh(resolved.mesh, jax.devices()[:1]), seeds=(0,))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one.abstract_state.params))
     lowered, head = aot.lower(config, jax.devices()[:1], "rotary")
@@ -58,10 +60,10 @@ def test_a_stream_is_compiled_for_its_batches():
     config = small("language_model")
     config.data.stream = True
     resolved = configs.resolve_arm(config, "rotary")
-    task = experiments.get(config.experiment).module.build(resolved)
+    task = experiments.get(config.experiment).build(resolved, "rotary")
     run = Program(task, resolved, sharding.make_mesh(resolved.mesh), seeds=(0,))
-    length = loop.next_stop(0, resolved.train)
-    shapes, actual = feed.abstract_inputs(run, length), feed.inputs(run, 0, length)
+    length = loop.next_stop(0, resolved.train, run.feed.span)
+    shapes, actual = run.feed.abstract_inputs(length), run.feed.inputs(0, length)
     jax.tree.map(
         lambda a, b: pytest.fail(f"{a} {b}") if (a.shape, a.dtype) != (b.shape, b.dtype) else None, shapes, actual
     )

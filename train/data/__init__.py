@@ -1,112 +1,116 @@
 """Data sets on disk and batches in memory.
 
-Seven real sets need no network (`names()`); any other TFDS name works where its data has been prepared. Data is written
-once, in array_record format, under `$LEMMATA_DATA` (default `~/.cache/lemmata`), and read through TFDS and Grain;
-TensorFlow is never imported, and TFDS, Grain and scikit-learn only when a function needs them.
+Real sets that need no network (`names()`), any other TFDS name whose data has been prepared, and a user's own files.
+Data is written once, in array_record format, under `$LEMMATA_DATA` (default `~/.cache/lemmata`), and read through TFDS
+and Grain; TensorFlow is never imported, and TFDS, Grain and scikit-learn only when a function needs them.
 
     load("digits", "train")["image"]                          a whole split, stacked
+    load("placed_digits", "test", canvas=16, clutter=2)       images that raw pixels do not tell apart
+    load("mine.csv", "train", columns={"inputs": ("a", "b"), "label": "c"})
     windows("python_docs", "train", 128)["tokens"]            text, cut into windows of bytes
     stream("digits", "train", batch_size=256, seed=0)         batches: sharded, prefetched, resumed exactly
 
     python -m lemmata.train.data --all                        writes the bundled sets ahead and lists them
+
+Every set has the splits "train", "validation" and "test" as far as it has rows for them. Where a set brings no
+validation split, a tenth of its training rows are one, chosen by a hash of their content, and "train" are the others:
+"train[:100]" then means the first hundred of these, and "train+validation" all training rows as they are stored. A file
+that names no split gives a fifth of its rows to "test" by the same hash (`splits` has the rules).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from . import arrays, store
-from .arrays import check
-from .sources import check_whole
-from .stream import Stream
+from ..engine import arrays
+from ..engine.arrays import check
+from ..engine.settings import check_whole
+from ..engine.stream import Stream
+from . import bundled, store
+from .scale import standardize
+from .sets import Info, Opened, open_set
+from .text import SEPARATOR, Windows, check_separators
 
-__all__ = ["Info", "Stream", "check", "documents", "info", "load", "names", "stream", "windows"]
-
-SEPARATOR = 0  # the byte that follows each document in `windows`; no document contains it
-
-
-class Info(NamedTuple):
-    """What a data set holds.
-
-    Attributes:
-        splits: name -> number of examples (documents, for text).
-        features: name ("a/b" where nested) -> (shape of an example, dtype); None is any length, and text is uint8.
-        num_classes: of the feature "label"; None where there is none.
-        description: what it is and how it is split.
-    """
-
-    splits: dict[str, int]
-    features: dict[str, tuple[tuple[int | None, ...], np.dtype]]
-    num_classes: int | None
-    description: str
+__all__ = [
+    "Info",
+    "Stream",
+    "Windows",
+    "check",
+    "documents",
+    "info",
+    "load",
+    "names",
+    "standardize",
+    "stream",
+    "windows",
+]
 
 
 def names() -> tuple[str, ...]:
-    """The bundled data sets: `load` reads digits, breast_cancer, wine, iris, diabetes, `documents` the python_ ones."""
+    """The bundled data sets: tables and images, `placed_digits`, which is made of digits, and the python_ sets of text.
+
+    `load` reads all of them, `documents`, `windows` and `stream` the text.
+    """
     return store.NAMES
 
 
-def info(name: str) -> Info:
+def info(name: str, *, columns: Any = None, **options: Any) -> Info:
     """What a data set holds; a bundled one is written first where it is not on disk.
 
     Args:
-        name: a bundled set, or any TFDS name whose data has been prepared.
+        name: as for `load`.
+        columns: as for `load`.
+        **options: as for `load`.
 
     Raises:
-        ValueError: unknown or unprepared name.
+        ValueError: unknown or unprepared name, columns or options that the set does not take, a file's faults.
     """
-    described = store.builder(name).info
-    return Info(
-        splits={split: found.num_examples for split, found in described.splits.items()},
-        features=dict(_specs(described.features.shape, described.features.np_dtype)),
-        num_classes=getattr(dict(described.features).get("label"), "num_classes", None),
-        description=described.description,
-    )
+    return open_set(name, columns, options).info()
 
 
-def load(name: str, split: str) -> dict[str, np.ndarray]:
+def load(name: str, split: str, *, columns: Any = None, **options: Any) -> dict[str, np.ndarray]:
     """A whole split in memory.
 
     Args:
-        name: a set whose features have fixed shapes.
-        split: "train" or "test", or what else the set has; a part of one as TFDS writes it, "train[:100]".
+        name: a bundled set, a TFDS name whose data has been prepared, or a file: .npz, .csv, .parquet or .jsonl,
+            absolute or relative to the working directory or else to the data folder.
+        split: "train", "validation" or "test", or what else the set has; a part of one as TFDS writes it,
+            "train[:100]"; or a union, "train+validation".
+        columns: of a file, what each of its columns is for: `tables.read` has the roles and what becomes of them.
+        **options: of a set that has any; of placed_digits those of `placed.placed_digits`.
 
     Returns:
         Feature -> `[n, ...]`, nested where the set's features are; in the order on disk; 64-bit values narrowed to
-        32-bit, so labels are int32. The bundled sets have "label" int32 `[n]` (diabetes: "target" float32 `[n]`) and
-        "image" float32 `[n, 8, 8, 1]` in [0, 1] (digits) or "features" float32 `[n, d]`, standardised.
+        32-bit, so labels are int32; strings are objects, bytes. The bundled sets have "label" int32 `[n]` (diabetes:
+        "target" float32 `[n]`) and "image" float32 `[n, h, w, 1]`, in [0, 1] unless noise was asked for, "features"
+        float32 `[n, d]`, standardised, or "text" (python_docs and python_source: with "name" in place of a label).
 
     Raises:
-        ValueError: unknown name or split, or one without examples; a feature without a fixed shape; a NaN or an
-            infinity; a number that 32 bits cannot hold; a label that is no class.
+        ValueError: unknown name or split, or one without examples; columns or options that the set does not take, a
+            file's faults; a feature without a fixed shape; a NaN or an infinity; a number that 32 bits cannot hold; a
+            label that is no class.
     """
-    if name in store.bundled.DOCUMENTS:
-        raise ValueError(f"data set {name!r} holds text of any length; read it with documents() or windows().")
-    source = store.source(name, split)
-    columns = arrays.stack([source[index] for index in range(len(source))])
-    check(columns, num_classes=_class_counts(store.builder(name).info.features))
-    return columns
+    return open_set(name, columns, options).columns(split)
 
 
-def documents(name: str, split: str) -> list[np.ndarray]:
+def documents(name: str, split: str, *, columns: Any = None) -> list[np.ndarray]:
     """The documents of a split of text, each uint8 `[length]`, in a fixed order.
 
     Args:
-        name: python_docs, python_source, or a prepared TFDS set with a feature "text".
-        split: "train" or "test", or what else the set has. No document is in two splits.
+        name: one of the python_ sets, a prepared TFDS set with a feature "text", or a file.
+        split: as for `load`. No document is in two splits.
+        columns: as for `load`.
 
     Raises:
         ValueError: unknown name or split, one without examples, or a set without text.
     """
-    source, features = store.source(name, split), info(name).features
-    if features.get("text") != ((None,), np.uint8):
-        raise ValueError(f"data set {name!r} has no feature 'text' of documents, only {', '.join(features)}.")
-    return [np.frombuffer(source[index]["text"], np.uint8) for index in range(len(source))]
+    texts = open_set(name, columns).texts(split)
+    return [np.frombuffer(texts[index], np.uint8) for index in range(len(texts))]
 
 
-def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
-    """A split of text as windows of bytes for a language model.
+def windows(name: str, split: str, length: int, *, columns: Any = None) -> dict[str, np.ndarray]:
+    """A split of text as windows of bytes for a language model, in memory; `stream` reads them from disk.
 
     The documents are joined in their order, each followed by byte 0, and cut without overlap; what does not fill the
     last window is dropped. An empty document is that byte alone.
@@ -115,6 +119,7 @@ def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
         name: as for `documents`.
         split: as for `documents`.
         length: bytes a window.
+        columns: as for `load`.
 
     Returns:
         {"tokens": uint8 `[n, length]`}, read-only.
@@ -124,19 +129,26 @@ def windows(name: str, split: str, length: int) -> dict[str, np.ndarray]:
             would be taken for the end of it.
     """
     length = check_whole("length", length, 1)
-    texts = documents(name, split)
-    for index, text in enumerate(texts):
-        if SEPARATOR in text:
-            place = int(np.argmax(text == SEPARATOR))
-            raise ValueError(
-                f"feature 'text' of document {index} of {name}'s {split} split has a byte {SEPARATOR} at {place}, but "
-                "that is what separates documents in windows."
-            )
-    joined = b"".join(text.tobytes() + bytes([SEPARATOR]) for text in texts)
+    texts = open_set(name, columns).texts(split)
+    found = [texts[index] for index in range(len(texts))]
+    check_separators(np.array([text.find(SEPARATOR) for text in found]), f"{name}'s {split} split")
+    joined = b"".join(text + bytes([SEPARATOR]) for text in found)
     count = len(joined) // length
     if not count:
         raise ValueError(f"length {length} exceeds the {len(joined)} bytes of {name}'s {split} split.")
     return {"tokens": np.frombuffer(joined, np.uint8, count * length).reshape(count, length)}
+
+
+def _lazy_windows(opened: Opened, split: str, length: int) -> Windows:
+    """The same windows, read as they are asked for."""
+    texts = opened.texts(split)
+    sizes, separators = opened.lengths(split)
+    what = f"{opened.name}'s {split} split"
+    check_separators(separators, what)
+    found = Windows(texts, sizes, length)
+    if not len(found):
+        raise ValueError(f"window {length} exceeds the {int(np.sum(sizes)) + len(sizes)} bytes of {what}.")
+    return found
 
 
 def stream(
@@ -146,35 +158,43 @@ def stream(
     batch_size: int,
     seed: int,
     window: int | None = None,
+    columns: Any = None,
+    options: Mapping[str, Any] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     prefetch: int = 2,
 ) -> Stream:
-    """Batches of a split, endlessly; see `Stream`, which also takes data of your own.
+    """Batches of a split, endlessly or as data to evaluate on; see `Stream`, which also takes data of your own.
+
+    Examples are read from disk as they are asked for; with a window, the documents that it overlaps. The first stream
+    of a text takes one pass over it for the documents' lengths, which are kept in the data folder.
 
     Args:
-        name: a bundled set, or any TFDS name whose data has been prepared.
+        name: as for `load`.
         split: as for `load`.
         batch_size: size of the global batch.
         seed: sets the order; in [0, 2**32).
-        window: stream `windows` of that many bytes; text needs it.
+        window: stream `windows` of that many bytes; bundled text needs it, or a transform.
+        columns: as for `load`.
+        options: as for `load`.
         process_index: which part of each batch this process gets.
         process_count: number of parts; divides batch_size.
         transform: a pure function example -> example.
         prefetch: batches read ahead.
 
     Raises:
-        ValueError: unknown name or split; text without a window; what `Stream` and `windows` raise. A label that is no
-            class raises where its batch is read.
+        ValueError: unknown name or split; text without a window; what `load`, `Stream` and `windows` raise. A label
+            that is no class raises where its batch is read.
     """
-    if window is None and name in store.bundled.DOCUMENTS:
+    window = None if window is None else check_whole("window", window, 1)
+    opened = open_set(name, columns, options)
+    if window is not None:
+        source = _lazy_windows(opened, split, window)
+    elif transform is None and (name in bundled.DOCUMENTS or name in bundled.CHUNKS):
         raise ValueError(f"window must be set to stream {name!r}: its documents have no common length.")
-    if window is None:
-        source, counts = store.source(name, split), _class_counts(store.builder(name).info.features)
-        transform = _labels_checked(counts, transform)
     else:
-        source = windows(name, split, check_whole("window", window, 1))
+        source, transform = opened.source(split), _labels_checked(opened.counts, transform)
     return Stream(
         source,
         batch_size=batch_size,
@@ -200,29 +220,3 @@ def _labels_checked(
         return example if transform is None else transform(example)
 
     return checked
-
-
-def _class_counts(feature: Any, name: str = "") -> dict[str, int]:
-    """The number of classes of each label below a TFDS feature, by the label's name."""
-    if isinstance(feature, Mapping):
-        return {
-            key: count
-            for child, inner in feature.items()
-            for key, count in _class_counts(inner, f"{name}/{child}" if name else child).items()
-        }
-    if getattr(feature, "num_classes", None):
-        return {name: feature.num_classes}
-    inner = getattr(feature, "feature", None)  # of a sequence
-    return {} if inner is None else _class_counts(inner, name)
-
-
-def _specs(shapes: dict[str, Any], dtypes: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple]]:
-    """The (shape, dtype) of every feature of TFDS's two trees, by its name."""
-    for key, shape in shapes.items():
-        dtype = dtypes[key]
-        if isinstance(shape, dict):
-            yield from _specs(shape, dtype, f"{prefix}{key}/")
-        elif np.dtype(dtype) == np.object_:  # TFDS's type of a string, which it hands out as bytes
-            yield prefix + key, ((*shape, None), np.dtype(np.uint8))
-        else:
-            yield prefix + key, (shape, arrays.narrow(np.empty(0, dtype)).dtype)

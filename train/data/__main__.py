@@ -7,8 +7,8 @@ import argparse
 import os
 import sys
 
-from .. import mistakes
-from . import info, names, store
+from ..engine import mistakes
+from . import info, names, store, tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bundled: {', '.join(names())}\nfolder:  {store.root()}")
         return 0
     status = 0
-    print(f"{'name':<16}{'splits':<28}{'MB':>8}  path")
+    print(f"{'name':<16}{'splits':<42}{'MB':>8}  path")
     for name in wanted:
         try:
+            if tables.is_file(name):
+                raise ValueError(f"{name!r} is a file; it is read as it is, and there is nothing to prepare.")
             path = store.prepare(name)
             splits = ", ".join(f"{split} {size}" for split, size in info(name).splits.items())
         except (ValueError, OSError) as error:
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             status = mistakes.say(error, 1)
             continue
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
-        print(f"{name:<16}{splits:<28}{size:>8.2f}  {path}")
+        print(f"{name:<16}{splits:<42}{size:>8.2f}  {path}")
     return status
 
 

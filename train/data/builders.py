@@ -66,14 +66,37 @@ class _Documents(_Bundled, skip_registration=True):
             yield index, {"name": name, "text": text}
 
 
+class _Chunks(_Documents, skip_registration=True):
+    """Pieces of documents, each with a class."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        self._splits, names = bundled.modules()
+        label = tfds.features.ClassLabel(names=names)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=bundled.CHUNKS[self.source],
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": label}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._generate_rows(columns) for split, columns in self._splits.items()}
+
+    def _generate_rows(self, columns: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for row, (text, label) in enumerate(zip(columns["text"], columns["label"], strict=True)):
+            yield row, {"text": text, "label": label}
+
+
 def builder(bundled_name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The builder that writes a bundled set.
 
     Args:
-        bundled_name: a key of `bundled.TABLES` or `bundled.DOCUMENTS`.
+        bundled_name: a key of `bundled.TABLES`, `bundled.DOCUMENTS` or `bundled.CHUNKS`.
         data_dir: the folder under which it writes `bundled.location(bundled_name)`.
     """
-    base: Any = _Table if bundled_name in bundled.TABLES else _Documents
+    base: Any = (
+        _Table if bundled_name in bundled.TABLES else _Documents if bundled_name in bundled.DOCUMENTS else _Chunks
+    )
 
     with registered.skip_registration():
 

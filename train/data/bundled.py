@@ -2,13 +2,15 @@
 
 Every split depends on content alone, never on the order of a file, a dict or a directory. About a fifth is for
 testing: of each class, the rows with the lowest SHA-256; of documents, those that fit in a fifth of the bytes, taken in
-the order of the SHA-256 of their names.
+the order of the SHA-256 of their names. What is left is stored as "train"; `splits` takes the validation split from it.
 """
 
 import hashlib
 import platform
 import re
 import sysconfig
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ _STRATIFIED = (
     "Split: of each class, the fifth (rounded) of the rows with the lowest SHA-256 is the test split, and equal rows "
     "have equal digests; rows keep scikit-learn's order."
 )
-_STANDARDISED = "Features are standardised by the mean and standard deviation of the training split."
+_STANDARDISED = "Features are standardised by the mean and standard deviation of train+validation."
 _BY_DOCUMENT = (
     "Split by document: in the order of the SHA-256 of its name, a document goes to the test split while that stays "
     "within a fifth of all bytes. Differs between versions of Python, each of which has its own set."
@@ -33,7 +35,7 @@ TABLES = {
     "iris": f"Iris plants: 4 features, 3 species. {_STANDARDISED} {_STRATIFIED}",
     "diabetes": (
         "Diabetes progression after one year: 10 features, a real target, which is standardised like the features "
-        f"(an error of 1 is one standard deviation of the training targets). {_STANDARDISED} {_STRATIFIED} "
+        f"(an error of 1 is one standard deviation of these targets). {_STANDARDISED} {_STRATIFIED} "
         "Here all rows are one class."
     ),
 }
@@ -48,14 +50,25 @@ DOCUMENTS = {
         f"tables (encodings), pydoc_data, third-party packages, empty files and copies. {_BY_DOCUMENT}"
     ),
 }
+CHUNKS = {
+    "python_modules": (
+        "Chunks of 12 lines of the running interpreter's standard library, blank lines left out; label: which module. "
+        "Of the files of python_source, those with at least 30 chunks, without idlelib, lib2to3 and distutils; 151 "
+        "modules in CPython 3.11.7. Then a chunk that repeats 8 lines or more of an earlier one is left out. Split: of "
+        "each module, the fifth (rounded) of the chunks with the lowest SHA-256 is the test split; chunks keep their "
+        "order. Differs between versions of Python, each of which has its own set."
+    ),
+}
 VERSION = "1.0.0"  # of what is written; raise it when a rule of this file changes, and old data is left alone
 INTERPRETER = re.sub(r"\W", "_", f"{platform.python_implementation()}_{platform.python_version()}".lower())
 _NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+_LINES, _LEAST, _REPEATED = 12, 30, 8  # of a chunk, of a module's chunks, and what makes a chunk a copy
+_NOT_MODULES = {"idlelib", "lib2to3", "distutils"}  # applications and what later versions have no more
 
 
 def location(name: str) -> str:
     """A bundled set's folder below the data folder, as TFDS lays it out: `lemmata_<name>/[<interpreter>/]<version>`."""
-    return "/".join([f"lemmata_{name}", *([INTERPRETER] if name in DOCUMENTS else []), VERSION])
+    return "/".join([f"lemmata_{name}", *([INTERPRETER] if name not in TABLES else []), VERSION])
 
 
 def table(name: str) -> Splits:
@@ -104,10 +117,13 @@ def held_out(rows: np.ndarray, strata: np.ndarray) -> np.ndarray:
     Returns:
         `[n]` bool, True for `round(size / 5)` rows of each stratum.
     """
-    digests = [hashlib.sha256(row.tobytes()).digest() for row in np.ascontiguousarray(rows, "<f8")]
-    test = np.zeros(len(rows), bool)
+    return _lowest_fifth([hashlib.sha256(row.tobytes()).digest() for row in np.ascontiguousarray(rows, "<f8")], strata)
+
+
+def _lowest_fifth(digests: Sequence[bytes], strata: np.ndarray) -> np.ndarray:
+    test = np.zeros(len(digests), bool)
     for stratum in np.unique(strata):
-        members = sorted(np.flatnonzero(strata == stratum), key=lambda row: (digests[row], row))
+        members = sorted(np.flatnonzero(strata == stratum).tolist(), key=lambda row: (digests[row], row))
         test[members[: round(len(members) / 5)]] = True
     return test
 
@@ -162,3 +178,45 @@ def _python_source() -> dict[str, bytes]:
     if not texts:
         raise ValueError(f"python_source needs the standard library as .py files, but {library} has none.")
     return texts
+
+
+def modules() -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """The chunks of `python_modules` and the names of its classes.
+
+    Returns:
+        "train" and "test", each with `text`, objects `[n]`, bytes, and `label`, int64 `[n]`; and the modules, sorted.
+    """
+    texts = {path: text for path, text in _python_source().items() if _NOT_MODULES.isdisjoint(path.split("/"))}
+    chunks = {_module(path): _chunks(texts[path]) for path in sorted(texts)}
+    chunks = _without_copies({module: found for module, found in chunks.items() if len(found) >= _LEAST})
+    names = sorted(chunks)
+    text = np.array([b"\n".join(chunk) for name in names for chunk in chunks[name]], object)
+    label = np.repeat(np.arange(len(names)), [len(chunks[name]) for name in names])
+    test = _lowest_fifth([hashlib.sha256(chunk).digest() for chunk in text], label)
+    return {key: {"text": text[rows], "label": label[rows]} for key, rows in (("train", ~test), ("test", test))}, names
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _chunks(text: bytes) -> list[list[bytes]]:
+    lines = [line.rstrip() for line in text.split(b"\n") if line.strip()]
+    return [lines[start : start + _LINES] for start in range(0, len(lines) - _LINES + 1, _LINES)]
+
+
+def _without_copies(chunks: dict[str, list[list[bytes]]]) -> dict[str, list[list[bytes]]]:
+    """The chunks that repeat fewer lines of every earlier one. Lines of three characters or fewer do not count."""
+    frequency = Counter(line.strip() for found in chunks.values() for chunk in found for line in chunk)
+    seen: dict[bytes, list[set[bytes]]] = {}  # line -> those of the chunks that have it
+    kept: dict[str, list[list[bytes]]] = {}
+    for module, chunk in [(module, chunk) for module, found in chunks.items() for chunk in found]:
+        lines = {line.strip() for line in chunk if len(line.strip()) > 3}
+        # Of two chunks with that many lines in common, these have one in common, and few other chunks have it.
+        rare = sorted(lines, key=lambda line: (frequency[line], line))[: max(len(lines) - _REPEATED + 1, 0)]
+        if any(len(lines & earlier) >= _REPEATED for line in rare for earlier in seen.get(line, ())):
+            continue
+        kept.setdefault(module, []).append(chunk)
+        for line in lines:
+            seen.setdefault(line, []).append(lines)
+    return kept

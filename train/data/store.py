@@ -2,10 +2,12 @@
 
 The folder is `$LEMMATA_DATA`, or `~/.cache/lemmata`. A bundled set is written beside its place and renamed into it, so
 whatever lies in that place is whole: reading takes no lock and needs no right to write. Writers queue at a file lock.
+What takes a pass over a set to know (its rows for validation, the lengths of its documents) is kept under `indices`.
 """
 
 import contextlib
 import difflib
+import hashlib
 import io
 import os
 import pkgutil
@@ -14,13 +16,18 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import bundled
 
-NAMES = (*bundled.TABLES, *bundled.DOCUMENTS)
+STORED = (*bundled.TABLES, *bundled.DOCUMENTS, *bundled.CHUNKS)
+MADE_OF = {"placed_digits": "digits"}  # sets that are made in memory, and what of
+NAMES = (*bundled.TABLES, *MADE_OF, *bundled.DOCUMENTS, *bundled.CHUNKS)
 
 
 def root() -> Path:
@@ -42,7 +49,7 @@ def builder(name: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
-    if name in NAMES:
+    if name in STORED:
         return tfds.builder_from_directory(prepare(name))
     _check_name(name)
     for folder in _folders():
@@ -51,35 +58,65 @@ def builder(name: str) -> Any:
     raise ValueError(_missing(name))
 
 
-def source(name: str, split: str) -> Sequence[dict[str, Any]]:
-    """Random access to the decoded examples of a split.
+def source(found: Any, split: str, decoders: dict[str, Any] | None = None) -> Sequence[dict[str, Any]]:
+    """Random access to the decoded examples of a stored split.
 
     Args:
-        name: as for `builder`.
-        split: a split of the set, or a part of one as TFDS writes it: "train[:80%]".
+        found: what `builder` gives.
+        split: a key of its splits.
+        decoders: feature -> one of TFDS's decoders, in place of its own.
 
     Raises:
-        ValueError: as `builder`; unknown split, a part outside of one, or one without examples; data in a format
-            without random access.
+        ValueError: data in a format without random access.
     """
-    found = builder(name)
+    if not found.info.splits[split].num_examples:
+        return []
     try:
-        size = found.info.splits[split].num_examples
-    except (KeyError, ValueError, AttributeError) as error:  # the last: what is neither a string nor of TFDS's own
-        sizes = ", ".join(f"{key} has {value.num_examples}" for key, value in found.info.splits.items())
-        raise ValueError(
-            f"split {split!r} is none of {name}'s: {', '.join(found.info.splits)}; nor a part of one, written as "
-            f"'train[:80%]' and within its examples ({sizes})."
-        ) from error
-    if size < 1:
-        raise ValueError(f"split {split!r} of {name} has no examples.")
-    try:
-        return found.as_data_source(split)
+        return found.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise ValueError(
-            f"data set {name!r} in {found.data_dir} has no random access, which needs the array_record format; "
-            f"`python -m lemmata.train.data {name}` prepares it so."
+            f"data set {found.info.full_name!r} in {found.data_dir} has no random access, which needs the array_record "
+            f"format; `python -m lemmata.train.data {found.info.name}` prepares it so."
         ) from error
+
+
+_KEPT: dict[Path, dict[str, np.ndarray]] = {}
+
+
+def kept(found: Any, what: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays that take a pass over a data set: made once, and read from the data folder after that.
+
+    They are kept for the files of the set as they are now; where the data folder cannot be written, for this process.
+
+    Args:
+        found: what `builder` gives.
+        what: a name for the arrays; another when the rule by which they are made changes.
+        make: makes them.
+    """
+    files = sorted((path.name, path.stat().st_size) for path in Path(found.data_dir).iterdir() if path.is_file())
+    state = hashlib.blake2b(repr(files).encode(), digest_size=6).hexdigest()
+    path = root() / "indices" / f"{re.sub('[^0-9A-Za-z.]+', '-', found.info.full_name)}-{state}-{what}.npz"
+    if path not in _KEPT:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                _KEPT[path] = dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile):  # not there, or damaged
+            _KEPT[path] = make()
+            with contextlib.suppress(OSError):
+                _write_whole(path, _KEPT[path])
+    return _KEPT[path]
+
+
+def _write_whole(path: Path, values: dict[str, np.ndarray]) -> None:
+    """Write arrays beside their place and rename them into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.npz")
+    try:
+        with open(scratch, "wb") as file:
+            np.savez(file, **values)  # pyright: ignore[reportArgumentType]
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def prepare(name: str) -> Path:
@@ -93,7 +130,8 @@ def prepare(name: str) -> Path:
             for that), or files that have to be fetched by hand.
         OSError: the data folder cannot be written, or the download failed.
     """
-    if name not in NAMES:
+    name = MADE_OF.get(name, name)
+    if name not in STORED:
         return _download(name)
     final = root() / bundled.location(name)
     if final.is_dir():
@@ -130,7 +168,7 @@ def _download(name: str) -> Path:
     if Path(known.data_dir).is_dir():
         return Path(known.data_dir)
     try:
-        with _lock(re.sub(r"\W", "_", name)), _failure_tidied(Path(known.data_dir)):
+        with lock(re.sub(r"\W", "_", name)), _failure_tidied(Path(known.data_dir)):
             known.download_and_prepare()  # into a folder that TFDS renames at the end, or removes where it fails
     except ModuleNotFoundError as error:
         raise ValueError(_lacking(name, error)) from error
@@ -159,7 +197,7 @@ def _scratch(name: str) -> Iterator[Path]:
     What a process that died had written is removed by the next writer.
     """
     stem = f".lemmata_{name}"
-    with _lock(f"lemmata_{name}"):
+    with lock(f"lemmata_{name}"):
         for leftover in root().glob(f"{stem}.writing*"):
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f"{stem}.writing", dir=root()))
@@ -170,7 +208,7 @@ def _scratch(name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(name: str) -> Iterator[None]:
+def lock(name: str) -> Iterator[None]:
     """Hold the data folder's lock of that name. The system drops the lock of a process that dies; no file stays."""
     import fcntl  # not on Windows, where reading prepared data still works
 
@@ -186,7 +224,11 @@ def _lock(name: str) -> Iterator[None]:
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             # The one before may have removed the file between opening and locking it: then another is the lock now.
-            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            try:
+                its = os.path.samestat(os.fstat(handle.fileno()), path.stat())
+            except FileNotFoundError:
+                its = False
+            if not its:
                 continue
             try:
                 yield
@@ -267,8 +309,8 @@ def _check_name(name: str) -> None:
         naming.parse_builder_name_kwargs(name)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"data set {name!r} is no name; expected one of {', '.join(NAMES)}, or one of TFDS's: "
-            '"name", "name/config", "name:1.2.3".'
+            f"data set {name!r} is no name; expected one of {', '.join(NAMES)}, a file (.npz, .csv, .parquet, .jsonl), "
+            'or one of TFDS\'s: "name", "name/config", "name:1.2.3".'
         ) from error
 
 

@@ -18,13 +18,14 @@ def get_config() -> ConfigDict:
         steps=150, batch_size=32, eval_batch_size=512, eval_every=25, log_every=25, steps_per_dispatch=25,
     ))
 
-    config.method = ConfigDict(dict(first_steps=75, beta=0.1))
+    config.protocol = ConfigDict(dict(first_steps=75))
+    config.method = ConfigDict(dict(name="kto", beta=0.1))
     config.arms = ConfigDict(dict(
-        base=dict(policies=((),), train=dict(steps=1)),
-        sft=dict(policies=(("sft",),)),
-        fused=dict(policies=(("sft",), ("sft", "kto"))),
-        sft_kto=dict(policies=(("sft", "kto"),)),
-        kto=dict(policies=(("kto",),)),
+        base=dict(name="base", train=dict(steps=1)),
+        sft=dict(name="sft"),
+        fused=dict(protocol=dict(first="sft", fuse_with="sft")),
+        sft_kto=dict(protocol=dict(first="sft")),
+        kto=dict(),
     ))
     config.claim = ConfigDict(dict(
         metric="margin", better="sft_kto", than="sft", direction="higher",

@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     config.seeds = tuple(range(10))
 
     config.data = ConfigDict(dict(
-        environment="gridworld", size=7, rewards=(1.0, 2.0), horizon=60, code_dim=32, noise_dim=96, noise=2.0,
-        streams=4, greedy_streams=4, eval_streams=32,
+        environment="gridworld", streams=4, greedy_streams=4, eval_streams=32,
+        options=dict(size=7, rewards=(1.0, 2.0), horizon=60, code_dim=32, noise_dim=96, noise=2.0),
     ))
     config.model = ConfigDict(dict(encoder=(64, 32), embedding=32))
     config.optimizer = ConfigDict(dict(name="adam", learning_rate=2e-3))
@@ -24,14 +24,14 @@ def get_config() -> ConfigDict:
         skip_nonfinite=False,  # it would keep the replay twice
     ))
 
-    config.method = ConfigDict(dict(
+    config.protocol = ConfigDict(dict(
         discount=0.95, n_step=3, capacity=500, explore=(1.0, 0.05), explore_steps=500, target_every=50,
     ))
     config.arms = ConfigDict(dict(
-        dqn=dict(auxiliary="none"),
-        rcrl=dict(auxiliary="rcrl", rcrl_weight=1.0),
-        curl=dict(auxiliary="curl", curl_weight=0.03, curl_noise=1.0),
-        rcrl_curl=dict(auxiliary="rcrl+curl", rcrl_weight=1.0, curl_weight=0.03, curl_noise=1.0),
+        dqn=dict(name="dqn"),
+        rcrl=dict(name="rcrl", weight=1.0),
+        curl=dict(name="curl", weight=0.03, noise=1.0),
+        rcrl_curl=dict(name="rcrl_curl", rcrl_weight=1.0, curl_weight=0.03, noise=1.0),
     ))
     config.claim = ConfigDict(dict(
         metric="area", better="rcrl", than="dqn", direction="higher",

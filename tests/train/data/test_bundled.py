@@ -2,27 +2,29 @@
 
 import hashlib
 import pathlib
+import sysconfig
 
 import numpy as np
 import pytest
 
 from lemmata.train import data
-from lemmata.train.data import bundled, store
+from lemmata.train.data import bundled
 
 SIZES = {
-    "digits": (1438, 359),
-    "breast_cancer": (456, 113),
-    "wine": (142, 36),
-    "iris": (120, 30),
-    "diabetes": (354, 88),
+    "digits": (1294, 144, 359),
+    "breast_cancer": (410, 46, 113),
+    "wine": (128, 14, 36),
+    "iris": (108, 12, 30),
+    "diabetes": (319, 35, 88),
 }
+STORED = ("train+validation", "test")
 CLASSES = {"digits": 10, "breast_cancer": 2, "wine": 3, "iris": 3, "diabetes": None}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_and_dtypes_are_the_documented_ones(name):
     info = data.info(name)
-    assert info.splits == dict(zip(("train", "test"), SIZES[name], strict=True))
+    assert info.splits == dict(zip(("train", "validation", "test"), SIZES[name], strict=True))
     assert info.num_classes == CLASSES[name]
     for split, size in info.splits.items():
         columns = data.load(name, split)
@@ -39,7 +41,7 @@ def test_splits_partition_scikit_learns_rows(name):
     from sklearn import datasets
 
     bunch = getattr(datasets, f"load_{name}")(**({"scaled": False} if name == "diabetes" else {}))
-    splits = [data.load(name, split) for split in ("train", "test")]
+    splits = [data.load(name, split) for split in STORED]
     key, label = ("image" if name == "digits" else "features"), ("target" if name == "diabetes" else "label")
     rows = np.concatenate([split[key].reshape(len(split[key]), -1) for split in splits])
     targets = np.concatenate([split[label] for split in splits])
@@ -56,7 +58,7 @@ def test_splits_partition_scikit_learns_rows(name):
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris", "diabetes"])
 def test_training_features_have_mean_0_and_deviation_1(name):
-    for key, values in data.load(name, "train").items():
+    for key, values in data.load(name, "train+validation").items():
         if key != "label":
             np.testing.assert_allclose(values.mean(0), 0, atol=1e-5)
             np.testing.assert_allclose(values.std(0), 1, atol=1e-5)
@@ -70,7 +72,7 @@ def test_digits_are_ink_in_sixteenths():
 
 @pytest.mark.parametrize("name", [name for name, classes in CLASSES.items() if classes])
 def test_each_class_gives_a_fifth_to_the_test_split(name):
-    train, test = (np.bincount(data.load(name, split)["label"]) for split in ("train", "test"))
+    train, test = (np.bincount(data.load(name, split)["label"]) for split in STORED)
     np.testing.assert_array_equal(test, np.round((train + test) / 5))
 
 
@@ -97,14 +99,15 @@ def test_digits_split_is_the_one_of_version_1():
 
 @pytest.mark.parametrize("name", bundled.DOCUMENTS)
 def test_documents_are_split_by_document_at_a_fifth_of_the_bytes(name):
-    texts = {split: data.documents(name, split) for split in ("train", "test")}
+    texts = {split: data.documents(name, split) for split in ("train", "validation", "test")}
     assert all(text.dtype == np.uint8 and text.ndim == 1 and text.size for split in texts.values() for text in split)
     assert {split: len(found) for split, found in texts.items()} == data.info(name).splits
     whole = {split: {text.tobytes() for text in found} for split, found in texts.items()}
-    assert whole["train"].isdisjoint(whole["test"])
+    assert sum(map(len, whole.values())) == len(set.union(*whole.values()))
     assert not any(0 in text for found in whole.values() for text in found)
-    train, test = (sum(map(len, whole[split])) for split in ("train", "test"))
-    assert 0.18 < test / (train + test) <= 0.2
+    train, validation, test = (sum(map(len, found)) for found in whole.values())
+    assert 0.18 < test / (train + validation + test) <= 0.2
+    assert 0.09 < validation / (train + validation) <= 0.1
 
 
 def test_topics_do_not_repeat_each_others_paragraphs_across_the_split():
@@ -115,16 +118,17 @@ def test_topics_do_not_repeat_each_others_paragraphs_across_the_split():
             for part in text.tobytes().decode().split("\n\n")
             if len(part) > 80
         }
-        for split in ("train", "test")
+        for split in ("train", "validation", "test")
     ]
-    assert paragraphs[0].isdisjoint(paragraphs[1])
+    assert sum(map(len, paragraphs)) == len(set.union(*paragraphs))
+
+
+def names_of(name, split):
+    return [document.decode() for document in data.load(name, split)["name"]]
 
 
 def test_source_leaves_out_third_parties_tests_and_copies():
-    source = store.source("python_source", "train")
-    names = {source[i]["name"].decode() for i in range(len(source))}
-    other = store.source("python_source", "test")
-    others = {other[i]["name"].decode() for i in range(len(other))}
+    names, others = (set(names_of("python_source", split)) for split in STORED)
     assert names.isdisjoint(others)
     parts = {part for name in names | others for part in pathlib.PurePosixPath(name).parts}
     assert parts.isdisjoint({"site-packages", "test", "tests", "encodings", "pydoc_data"})
@@ -132,6 +136,64 @@ def test_source_leaves_out_third_parties_tests_and_copies():
 
 
 def test_documents_are_sorted_by_name():
-    source = store.source("python_docs", "train")
-    names = [source[i]["name"] for i in range(len(source))]
+    names = names_of("python_docs", "train+validation")
     assert names == sorted(names)
+
+
+# ------------------------------------------------------------------------------------------- text by module
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return {split: data.load("python_modules", split) for split in ("train", "validation", "test")}
+
+
+def lines_of(chunk):
+    return {line.strip() for line in chunk.split(b"\n") if len(line.strip()) > 3}
+
+
+def test_modules_are_classes_with_examples_of_each(modules):
+    info = data.info("python_modules")
+    assert info.splits == {split: len(columns["label"]) for split, columns in modules.items()}
+    assert info.class_names is not None
+    assert info.num_classes == len(info.class_names) > 100
+    assert list(info.class_names) == sorted(info.class_names)
+    assert {"argparse", "asyncio.events", "collections", "inspect"} <= set(info.class_names)
+    for split in ("train", "test"):
+        data.check({"label": modules[split]["label"]}, num_classes=info.num_classes, every_class=True)
+    stored = np.bincount(np.concatenate([modules["train"]["label"], modules["validation"]["label"]]))
+    test = np.bincount(modules["test"]["label"])
+    np.testing.assert_array_equal(test, np.round((stored + test) / 5))
+    assert (stored + test).min() >= 25  # 30 but for copies
+
+
+def test_a_chunk_is_twelve_lines_of_its_module(modules):
+    names, library = data.info("python_modules").class_names, pathlib.Path(sysconfig.get_path("stdlib"))
+    for row in range(0, len(modules["test"]["label"]), 97):
+        lines = modules["test"]["text"][row].split(b"\n")
+        assert len(lines) == 12
+        assert all(line.strip() and line == line.rstrip() for line in lines)
+        stem = library.joinpath(*names[modules["test"]["label"][row]].split("."))
+        path = next(path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.exists())
+        whole = [line.rstrip() for line in path.read_bytes().split(b"\n") if line.strip()]
+        assert any(whole[start : start + 12] == lines for start in range(0, len(whole), 12))
+
+
+def test_no_chunk_of_one_split_has_a_near_copy_in_another(modules):
+    with_line = {}
+    for split, columns in modules.items():
+        for chunk in columns["text"]:
+            for line in lines_of(chunk):
+                with_line.setdefault(line, []).append((split, chunk))
+    for chunk in modules["test"]["text"][::7]:
+        shared = {}
+        for line in lines_of(chunk):
+            for split, other in with_line[line]:
+                if split != "test":
+                    shared[other] = shared.get(other, 0) + 1
+        assert max(shared.values(), default=0) < 8
+
+
+def test_chunks_are_documents_too(modules):
+    documents = data.documents("python_modules", "validation[:20]")
+    assert [document.tobytes() for document in documents] == list(modules["validation"]["text"][:20])

@@ -1,18 +1,16 @@
 """The public functions: what they return, and the errors that name what is wrong."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lemmata.train import data
-from lemmata.train.data import store
-from lemmata.train.data.arrays import check_source
-from lemmata.train.data.sources import Arrays, Sampler, check_seed
+from lemmata.train.data import sets, store
 
 
 def test_names_are_the_documented_ones():
-    assert data.names() == ("digits", "breast_cancer", "wine", "iris", "diabetes", "python_docs", "python_source")
+    tables = ("digits", "breast_cancer", "wine", "iris", "diabetes", "placed_digits")
+    assert data.names() == (*tables, "python_docs", "python_source", "python_modules")
 
 
 @pytest.mark.parametrize("length", [1, 100, 128])
@@ -50,15 +48,20 @@ def test_an_unprepared_tfds_name_says_which_command_prepares_it(name, tmp_path, 
 
 
 def test_unknown_split_lists_the_splits():
-    with pytest.raises(ValueError, match=r"'valid'.*train, test"):
+    with pytest.raises(ValueError, match=r"'valid'.*train, validation, test"):
         data.load("digits", "valid")
 
 
-def test_documents_need_their_own_functions():
-    with pytest.raises(ValueError, match=r"documents\(\) or windows\(\)"):
-        data.load("python_docs", "train")
+def test_text_in_memory_is_bytes_and_streams_as_windows():
+    columns = data.load("python_docs", "test")
+    texts = data.documents("python_docs", "test")
+    assert [text.tobytes() for text in texts] == list(columns["text"])
+    assert columns["name"].dtype == object
+    assert all(isinstance(name, bytes) for name in columns["name"])
     with pytest.raises(ValueError, match="window must be set"):
         data.stream("python_docs", "train", batch_size=2, seed=0)
+    sizes = data.stream("python_docs", "test", batch_size=2, seed=0, transform=lambda x: {"size": len(x["text"])})
+    assert set(next(sizes)["size"]) <= {len(text) for text in texts}
     with pytest.raises(ValueError, match="no feature 'text'"):
         data.documents("digits", "train")
 
@@ -137,8 +140,11 @@ def test_check_names_the_classes_without_an_example(labels, classes, named):
     [
         ("train[:0]", "no examples"),
         ("train[9:3]", "no examples"),
-        ("train[:999]", "within its examples .*train has 120"),
-        ("train[", "none of iris's: train, test"),
+        ("train[:999]", "within its examples .*train has 108"),
+        ("train[", "none of iris's: train, validation, test"),
+        ("train+", "none of iris's"),
+        ("train+valid", "none of iris's"),
+        ("train[1shard]", "none of iris's"),
         ("", "none of iris's"),
         (3, "none of iris's"),
         (None, "none of iris's"),
@@ -150,6 +156,31 @@ def test_a_split_that_is_none_or_empty_is_named(split, named):
             read()
 
 
+def test_options_and_columns_that_a_set_does_not_take_are_refused():
+    with pytest.raises(ValueError, match="data set 'digits' has no options, got canvas"):
+        data.load("digits", "train", canvas=12)
+    with pytest.raises(ValueError, match=r"'canvs' is no option of data set 'placed_digits'.*Did you mean 'canvas'"):
+        data.load("placed_digits", "train", canvs=12)
+    with pytest.raises(ValueError, match="columns are those of a file; data set 'digits' has its features"):
+        data.info("digits", columns={"inputs": "image"})
+    assert data.info("iris", columns={}) == data.info("iris")
+
+
+def test_info_has_the_names_of_the_classes():
+    assert data.info("wine").class_names == ("class_0", "class_1", "class_2")
+    assert data.info("diabetes").class_names is None
+    assert data.info("diabetes").levels == {}
+
+
+def test_a_label_that_is_no_class_is_refused_where_a_split_is_loaded(monkeypatch):
+    opened = sets.open_set("iris")
+    assert opened.counts == {"label": 3}
+    examples = [{"features": np.zeros(4), "label": label} for label in [0, 3] * 15]
+    monkeypatch.setattr(store, "source", lambda *_: examples)
+    with pytest.raises(ValueError, match="'label' is 3 in row 1; expected one of 3 classes"):
+        opened.columns("test")
+
+
 @pytest.mark.parametrize("name", ["", "a b", "mnist:1", "mnist/", "../x", 3, None])
 def test_what_is_no_name_is_named(name):
     for read in (data.info, lambda name: data.load(name, "train"), store.prepare):
@@ -157,66 +188,7 @@ def test_what_is_no_name_is_named(name):
             read(name)
 
 
-def test_text_with_the_byte_that_separates_documents_is_refused(monkeypatch):
-    texts = [np.frombuffer(text, np.uint8) for text in (b"abc", b"", b"d\0e")]
-    monkeypatch.setattr(data, "documents", lambda name, split: texts)
-    with pytest.raises(ValueError, match="document 2 of mine's train split has a byte 0 at 1"):
-        data.windows("mine", "train", 2)
-    texts.pop()  # an empty document is its separator alone
-    np.testing.assert_array_equal(data.windows("mine", "train", 5)["tokens"], [[*b"abc", 0, 0]])
-
-
 @pytest.mark.parametrize("window", [0, -1, 2.5, True])
 def test_a_window_is_the_one_that_was_set(window):
     with pytest.raises(ValueError, match=f"window must be an integer of at least 1, got {window}"):
         data.stream("python_docs", "test", batch_size=2, seed=0, window=window)
-
-
-# --------------------------------------------------------------------------------------------------- a task's sources
-
-
-def test_sources_that_give_batches_pass():
-    columns = {"x": np.ones((3, 2)), "n": np.array([2**31 - 1, 0, -5]), "flag": np.ones(3, bool)}
-    check_source("train", Arrays(columns), 2)
-    check_source("train", Arrays((np.ones((3, 2), jnp.bfloat16), jnp.ones((3,), jnp.complex64))), 2)
-    check_source("train", Arrays({"key": jax.random.split(jax.random.key(0), 3)}), 2)
-    check_source("train", data.Stream(columns, batch_size=2, seed=0), 2)
-    check_source("train", Sampler(lambda key, n: {"x": jax.random.normal(key, (n, 4))}), 7)
-    check_source("train", Sampler(lambda key, n: ()), 7)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "named"),
-    [
-        ({}, "train: expected at least one array"),
-        ({"x": np.zeros((0, 2))}, "train: there must be at least one example"),
-        ({"x": np.zeros(3), "y": np.zeros(2)}, r"train: arrays must have one common first axis, got x \[3\], y \[2\]"),
-        ({"x": np.zeros(3), "y": np.float32(0)}, "train: arrays must have one common first axis"),
-        ({"x": [1.0, 2.0]}, "train: array 'x/0' must be an array of numbers, got float"),
-        ({"x": np.array(["a", "b"])}, "train: array 'x' must be an array of numbers, got dtype <U1"),
-        ({"x": np.array([1, None])}, "train: array 'x' must be an array of numbers, got dtype object"),
-        ({"a": {"x": np.array([0, np.nan])}}, "train: array 'a/x' has a NaN in row 1"),
-        ((np.zeros(2), jnp.array([[0.0], [jnp.inf]])), "train: array '1' has an infinity in row 1"),
-        ({"id": np.array([0, 2**40])}, "train: array 'id' holds an integer that does not fit int32"),
-        ({"x": np.array([0, 1e300])}, "train: array 'x' holds a number that does not fit float32"),
-    ],
-)
-def test_arrays_that_give_no_batches_are_named(arrays, named):
-    with pytest.raises(ValueError, match=named):
-        check_source("train", Arrays(arrays), 2)
-
-
-def test_a_sampler_draws_as_many_as_asked():
-    with pytest.raises(ValueError, match=r"test: the sampler must draw as many .*8 along .*shape \[5\] of 'x'"):
-        check_source("test", Sampler(lambda key, n: {"x": jax.random.permutation(key, 5)[:n]}), 8)
-    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
-        check_source("test", Sampler(lambda key, n: ()), 0)
-    with pytest.raises(ValueError, match="train must be Arrays, a Sampler or a Stream, got list"):
-        check_source("train", [], 8)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 1.0, True, "0", None])
-def test_a_seed_outside_its_range_is_named(seed):
-    with pytest.raises(ValueError, match="seed must be an integer from 0 to 4294967295"):
-        check_seed("seed", seed)
-    assert check_seed("seed", np.uint32(2**32 - 1)) == 2**32 - 1

@@ -84,7 +84,7 @@ def test_processes_that_prepare_at_once_leave_one_valid_set(tmp_path, whole):
     ],
     ids=["writing", "renaming"],
 )
-def test_a_preparation_killed_half_way_is_not_taken_for_valid(tmp_path, whole, moment):
+def test_a_preparation_killed_half_way_is_not_taken_for_valid(tmp_path, whole, moment, monkeypatch):
     code = f"""
 import os, signal
 from lemmata.train.data import bundled, store
@@ -103,9 +103,8 @@ store.prepare("python_docs")
     assert not final.exists()
     assert list(tmp_path.glob(".lemmata_python_docs.writing*"))  # it was under way
 
-    process = start("from lemmata.train.data import store; store.prepare('python_docs')", tmp_path)
-    process.communicate()
-    assert process.returncode == 0
+    monkeypatch.setenv("LEMMATA_DATA", str(tmp_path))
+    store.prepare("python_docs")
     assert examples(final) == whole
     assert not list(tmp_path.glob(".lemmata_python_docs.writing*"))
 
@@ -143,6 +142,7 @@ else:
     assert process.returncode == 0, errors
     assert list((tmp_path / "temporary").iterdir()) == []
     assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        "indices",
         "lemmata_iris",
         "lemmata_python_docs",
         "lemmata_wine",
@@ -168,7 +168,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_its_file_goes(tmp_path, monkeypatch
     inside, most = [], []
 
     def hold(index):
-        with store._lock("some"):
+        with store.lock("some"):
             inside.append(index)
             most.append(len(inside))
             time.sleep(0.002)
@@ -285,7 +285,7 @@ def test_the_command_tells_each_mistake_in_one_line_and_goes_on(capsys):
     assert shown.err.splitlines() == lines
     for line, expected in zip(lines, MISTAKES.values(), strict=True):
         assert expected in line
-    assert "train 120, test 30" in shown.out
+    assert "train 108, validation 12, test 30" in shown.out
 
 
 def test_the_command_tells_a_folder_or_a_network_that_fails_in_one_line(tmp_path, monkeypatch, capsys):
@@ -318,8 +318,12 @@ def test_a_fault_of_the_program_keeps_its_traceback(fault, monkeypatch):
 def test_the_command_prepares_lists_and_fails_by_name(capsys):
     assert command.main(["iris", "digit", "wine"]) == 1
     shown = capsys.readouterr()
-    assert "train 120, test 30" in shown.out
+    assert "train 108, validation 12, test 30" in shown.out
     assert str(store.root() / "lemmata_wine") in shown.out
     assert "Did you mean 'digits'" in shown.err
     assert command.main([]) == 0
-    assert "python_source" in capsys.readouterr().out
+    assert "placed_digits, python_docs, python_source, python_modules" in capsys.readouterr().out
+    assert command.main(["placed_digits", "mine.csv"]) == 1
+    shown = capsys.readouterr()
+    assert "train 1294, validation 144, test 359" in shown.out
+    assert shown.err == "error: 'mine.csv' is a file; it is read as it is, and there is nothing to prepare.\n"

@@ -6,13 +6,13 @@ import optax
 import pytest
 from small_runs import shrink
 
-from lemmata.train import config as configs
 from lemmata.train import experiments
-from lemmata.train.data.sources import Arrays
-from lemmata.train.experiments.base import Procedure
+from lemmata.train.engine.sources import Arrays
+from lemmata.train.engine.state import init_state
+from lemmata.train.engine.step import StepOptions, make_step
+from lemmata.train.engine.task import Procedure
+from lemmata.train.judge import config as configs
 from lemmata.train.ledger import claims
-from lemmata.train.state import init_state
-from lemmata.train.step import StepOptions, make_step
 
 BATCH = 8
 REFUSED = {

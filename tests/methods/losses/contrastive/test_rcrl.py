@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lemmata.core.networks.mlp import MLP
 from lemmata.methods.losses.contrastive import rcrl
-from lemmata.train.environments import gridworld
+from lemmata.train.experiments.reinforcement.environments import gridworld
 
 T = 24  # one length, since every shape compiles
 sparse_rewards = st.lists(st.sampled_from([0.0, 0.0, 0.0, 1.0, -2.0]), min_size=T, max_size=T)
@@ -232,7 +232,7 @@ def test_narrow_inputs_are_computed_wide(dtype):
 @functools.cache
 def random_steps():
     """120 episodes of the random policy in a 5 x 5 world: inputs (observation and action), rewards, ends, cells."""
-    environment = gridworld.make(gridworld.defaults())
+    environment = gridworld.make()
     world_key, start_key, action_key, step_key = jax.random.split(jax.random.key(0), 4)
     world = environment.make_world(world_key)
     actions = jax.random.randint(action_key, (60, 120), 0, 4)

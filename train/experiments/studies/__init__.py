@@ -1,0 +1,1 @@
+"""One paper's own world each: its data, its environment, its baselines."""
