@@ -13,9 +13,12 @@ import compiled
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ("selection", "budget")
+
 TESTS = pathlib.Path(__file__).parent
 BENCHMARKS = TESTS / "benchmarks"
 QUICKLY_COMPILED = ("core/networks", "train", "e2e", "test_catalogue.py", "test_conformance.py")
+PROGRAMS = pytest.StashKey[pathlib.Path | None]()
 
 settings.register_profile("lemmata", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("lemmata")
@@ -30,9 +33,6 @@ def pytest_configure(config):
         config.stash[PROGRAMS] = compiled.keep(TESTS.parent)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-
-
-PROGRAMS = pytest.StashKey[pathlib.Path | None]()
 
 
 def pytest_unconfigure(config):

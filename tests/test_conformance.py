@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled import optimizing, quick_options
 from conformance_examples import public_calls, subjects
 from conformance_exclusions import BATCH, EXCLUDED, KEEPS_DTYPE
-from golden_cases import assert_matches
+from golden_cases import assert_matches, of_arrays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lemmata.train.engine.mistakes import is_mistake
 
 CHECKS = ("jit", "vmap", "grad", "float32", "empty", "sharded", "retrace")
+compiles = pytest.mark.slow  # quick runs trace every function, and compile none
 RTOL, ATOL = 2e-5, 2e-6  # two orders of the same float32 sums
 HALF = {jnp.bfloat16: (2.0**-8, 1e-5), jnp.float16: (2.0**-10, 1e-6)}  # tolerances of what is rounded once
 
@@ -38,17 +38,11 @@ class Subject:
 
     def __init__(self, case):
         self.case, self.traces, self.failures = case, 0, {}
-        function = case.function
-        leaves, tree = jax.tree.flatten(case.inputs())
-        dynamic = [isinstance(leaf, jax.Array) for leaf in leaves]
-        self.arrays = [leaf for leaf, is_array in zip(leaves, dynamic, strict=True) if is_array]
+        function, self.arrays = of_arrays(case)
 
         def call(*arrays):
             self.traces += 1
-            rest = iter(arrays)
-            merged = [next(rest) if is_array else leaf for leaf, is_array in zip(leaves, dynamic, strict=True)]
-            args, kwargs = jax.tree.unflatten(tree, merged)
-            return function(*args, **kwargs)
+            return function(*arrays)
 
         self.call = call
         self.jitted = jax.jit(call)  # whatever is derived from it shares one trace
@@ -81,10 +75,10 @@ class Subject:
             done[key] = jax.tree.map(np.asarray, program(inputs | {"jit": arrays})), arrays
         return done[key][0]
 
-    def trace(self):
-        """The merged program, traced and not compiled; an exception is kept for the check that it is of."""
+    def traced(self):
+        """Shapes and dtypes of all results: of the merged program, traced and not compiled."""
         program, inputs, _ = self._program
-        return program.trace(inputs)
+        return program.trace(inputs).out_info
 
     @functools.cached_property
     def _program(self):
@@ -103,8 +97,7 @@ class Subject:
             return results
 
         # or XLA would leave out a rounding to half precision that is followed by a widening, and none would be seen
-        options = quick_options() | {"xla_allow_excess_precision": False}
-        return jax.jit(program, compiler_options=options), inputs, {}
+        return jax.jit(program, compiler_options={"xla_allow_excess_precision": False}), inputs, {}
 
     @contextlib.contextmanager
     def _failing(self, check):
@@ -118,7 +111,9 @@ class Subject:
         return lambda arrays: self.jitted(*arrays), self.arrays
 
     def _batched(self):
-        stacked = [on_host(lambda *pair: np.stack(pair), *pair) for pair in zip(self.arrays, self.reversed, strict=True)]
+        stacked = [
+            on_host(lambda *pair: np.stack(pair), *pair) for pair in zip(self.arrays, self.reversed, strict=True)
+        ]
         return lambda stacked: jax.vmap(self.jitted, axis_size=2)(*stacked), stacked
 
     def _gradients(self):
@@ -154,8 +149,10 @@ class Subject:
         size = named[0][1].shape[0] if named else None
         batch = BATCH.get(self.case.call) or [name for name, value in named if value.shape[0] == size]
 
+        def shorten(x):
+            return jnp.asarray(on_host(operator.itemgetter(slice(0)), x)) if has_axis(x) else x
+
         def cut(name, value):
-            shorten = lambda x: jnp.asarray(on_host(operator.itemgetter(slice(0)), x)) if has_axis(x) else x
             return jax.tree.map(shorten, value) if name in batch else value
 
         names = list(inspect.signature(self.case.function).parameters)
@@ -207,13 +204,22 @@ def paths_of(tree):
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
 
 
+def test_all_versions_can_be_traced(subject):
+    subject.require("all")
+    results = subject.traced()
+    for check, error in subject.failures.items():
+        raise AssertionError(f"{check}: {error}") from error
+    for dtype, half in zip(HALF, results.get("float32", ()), strict=False):
+        assert_dtypes(subject, half, dtype)
+
+
+@compiles
 def test_jit_gives_the_eager_value(subject):
     subject.require("jit")
-    with optimizing(True):  # single operations as in the goldens, which left them in the folder of programs
-        eager = plain_keys(subject.call(*subject.arrays))
-    assert_close(subject.value(subject.arrays), eager)
+    assert_close(subject.value(subject.arrays), plain_keys(subject.call(*subject.arrays)))
 
 
+@compiles
 def test_vmap_gives_the_value_of_each_slice(subject):
     subject.require("vmap")
     batched = subject.derived("vmap")
@@ -221,12 +227,14 @@ def test_vmap_gives_the_value_of_each_slice(subject):
         assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], batched), subject.value(arrays))
 
 
+@compiles
 def test_gradient_is_finite(subject):
     subject.require("grad")
     for index, gradient in subject.derived("grad").items():
         assert np.isfinite(np.asarray(gradient)).all(), f"gradient with respect to array {index} is not finite"
 
 
+@compiles
 def test_half_precision_gives_float32_scores(subject):
     """Against float32 arrays of the same, rounded, values.
 
@@ -237,13 +245,19 @@ def test_half_precision_gives_float32_scores(subject):
     for (dtype, rounding), actual in zip(HALF.items(), subject.derived("float32"), strict=True):
         expected = subject.value(subject.cast(subject.cast(subject.arrays, dtype), jnp.float32))
         assert jax.tree.structure(actual) == jax.tree.structure(expected)
+        assert_dtypes(subject, actual, dtype)
         for (path, leaf), right in zip(paths_of(actual), jax.tree.leaves(expected), strict=True):
-            rtol, atol = RTOL, ATOL
-            if is_float(leaf):
-                keeps = keeps_dtype(subject.case.call, path)
-                assert leaf.dtype == (dtype if keeps else jnp.float32), f"result {path!r} of {dtype.__name__} inputs"
-                rtol, atol = rounding if keeps else (RTOL, ATOL)
+            keeps = is_float(leaf) and keeps_dtype(subject.case.call, path)
+            rtol, atol = rounding if keeps else (RTOL, ATOL)
             assert_matches(leaf, np.asarray(right), rtol=rtol, atol=atol, where=f"result {path!r}")
+
+
+def assert_dtypes(subject, results, dtype):
+    """Of floats that half-precision inputs gave."""
+    for path, leaf in paths_of(results):
+        if is_float(leaf):
+            right = dtype if keeps_dtype(subject.case.call, path) else jnp.float32
+            assert leaf.dtype == right, f"result {path!r} of {dtype.__name__} inputs"
 
 
 def keeps_dtype(call, path):
@@ -251,6 +265,7 @@ def keeps_dtype(call, path):
     return any(part in ("", path) or path.startswith(f"{part}/") for part in parts)
 
 
+@compiles
 def test_empty_leading_axis_gives_an_empty_result_or_a_named_error(subject):
     subject.require("empty")
     args, kwargs, names = subject.emptied()
@@ -278,6 +293,7 @@ def outcome(function, *args, **kwargs):
         return None, error
 
 
+@compiles
 def test_sharded_batch_gives_the_value_of_one_device(subject):
     subject.require("sharded")
 
@@ -287,14 +303,15 @@ def test_sharded_batch_gives_the_value_of_one_device(subject):
     # as many arrays as can be split along their leading axis at once, then as many devices as can be used
     count = max(range(2, len(jax.devices()) + 1), key=lambda count: (sum(shardable(count)), count))
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    along = {split: NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()) for split in (True, False)}
     placed = [
-        jax.device_put(array if is_key(array) else np.asarray(array), NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
+        jax.device_put(array if is_key(array) else np.asarray(array), along[split])
         for array, split in zip(subject.arrays, shardable(count), strict=True)
     ]
-    sharded = jax.jit(lambda arrays: plain_keys(subject.jitted(*arrays)), compiler_options=quick_options())(placed)
-    assert_close(sharded, subject.value(subject.arrays))
+    assert_close(plain_keys(subject.jitted(*placed)), subject.value(subject.arrays))
 
 
+@compiles
 def test_same_shapes_do_not_retrace(subject):
     subject.require("retrace")
     subject.value(subject.arrays)

@@ -135,6 +135,47 @@ def test_methods_import_core_and_methods_of_their_kind():
             assert others <= {"methods", "methods.catalogue"}, name
 
 
+# ------------------------------------------------------------------------------------------------------ within train
+
+LAYERS = ("engine", "data", "models", "experiments", "judge")  # each imports those before it; commands import all
+
+
+def layer(name):
+    parts = name.split(".")
+    return LAYERS.index(parts[1]) if parts[1:2] and parts[1] in LAYERS else len(LAYERS)
+
+
+def test_no_import_of_train_runs_up():
+    for name, others in graph().items():
+        if name.startswith("train.") and name != "train":
+            above = sorted(other for other in others if other.startswith("train") and layer(other) > layer(name))
+            assert not above, f"{name} imports {above}"
+
+
+def test_a_family_or_a_study_imports_no_other():
+    places = {owner(name) for name in modules() if name.startswith("train.experiments.") and name.count(".") > 1}
+    places -= {"train.experiments.report", "train.experiments.studies"}
+    for name, others in graph().items():
+        if owner(name) in places:
+            foreign = {owner(other) for other in others} & places - {owner(name)}
+            assert not foreign, f"{name} imports {sorted(foreign)}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """A file of a package may import the package, which must not import it in turn."""
+    done = set()
+
+    def visit(name, way):
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph().get(name, ())):
+                visit(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph()):
+        visit(name, [])
+
+
 # -------------------------------------------------------------------------------------------------------- how it reads
 
 

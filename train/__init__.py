@@ -18,6 +18,7 @@ _WHERE = {
     "complete": "judge.config",
     "load": "judge.config",
     "fit": "engine.loop",
+    "minimize": "engine.minimize",
     "Metric": "engine.task",
     "Objective": "engine.task",
     "Procedure": "engine.task",

@@ -1,9 +1,9 @@
 """Compiled programs: the folder that keeps them from run to run, and options that compile quickly.
 
 Most of a test run is XLA's compiler at work, and most of its programs are small ones that several processes need, such
-as a single addition. So all are kept, however small: an entry is a few kilobytes, to read one takes a quarter of the
-time that it takes to compile it. `LEMMATA_TEST_CACHE` says where (default: `.pytest_cache/xla`), `LEMMATA_TEST_CACHE_GB`
-how much may lie there after a run (default: 2; what was not read for longest goes first).
+as a single addition. So all are kept, however small: an entry is a few kilobytes, and to read one takes a quarter of
+the time that it takes to compile it. `LEMMATA_TEST_CACHE` says where (default: `.pytest_cache/xla`), and
+`LEMMATA_TEST_CACHE_GB` how much may lie there after a run (default: 2; what was not read for longest goes first).
 """
 
 import contextlib
@@ -76,10 +76,11 @@ def prune(folder: Path, most: int) -> int:
 
 @contextlib.contextmanager
 def optimizing(much: bool):
-    """What is compiled meanwhile is compiled as in use, or with few optimizations. Not for several threads."""
+    """What is compiled meanwhile is compiled as in use, or quickly. For one thread."""
     global _much
     import jax
 
+    _add_options()
     before, _much = _much, much
     jax.config.update("jax_disable_most_optimizations", not much)
     try:
@@ -91,7 +92,7 @@ def optimizing(much: bool):
 
 @functools.cache
 def quick_options() -> dict[str, bool | int]:
-    """Those of `QUICK` that this version of XLA knows, for `jax.jit(..., compiler_options=...)`."""
+    """Those of `QUICK` that this version of XLA knows."""
     import jax
 
     def knows(option: str) -> bool:
@@ -102,3 +103,25 @@ def quick_options() -> dict[str, bool | int]:
         return True
 
     return {option: value for option, value in QUICK.items() if knows(option)}
+
+
+@functools.cache
+def _add_options() -> None:
+    """Compile with `quick_options` where `optimizing(False)` asks for it.
+
+    JAX takes options of the compiler for one `jit` at a time or for a whole process. The function that gathers them is
+    its own; a version without it compiles as the flag above says, and no worse.
+    """
+    from jax._src import compiler
+
+    gather, options = getattr(compiler, "get_compile_options", None), quick_options()
+    if gather is None or not options:
+        return
+
+    @functools.wraps(gather)
+    def gather_all(*args, **kwargs):
+        if not _much and getattr(kwargs.get("backend"), "platform", "cpu") == "cpu":
+            kwargs["env_options_overrides"] = options | (kwargs.get("env_options_overrides") or {})
+        return gather(*args, **kwargs)
+
+    compiler.get_compile_options = gather_all

@@ -101,6 +101,21 @@ def read(record: dict) -> list[Case]:
     return found
 
 
+def of_arrays(case) -> tuple[Callable, list[jax.Array]]:
+    """A case as a function of its arrays alone, and these; what else it is called with is static."""
+    function = case.function
+    leaves, tree = jax.tree.flatten(case.inputs())
+    dynamic = [isinstance(leaf, jax.Array) for leaf in leaves]
+
+    def call(*arrays):
+        rest = iter(arrays)
+        merged = [next(rest) if is_array else leaf for leaf, is_array in zip(leaves, dynamic, strict=True)]
+        args, kwargs = jax.tree.unflatten(tree, merged)
+        return function(*args, **kwargs)
+
+    return call, [leaf for leaf, is_array in zip(leaves, dynamic, strict=True) if is_array]
+
+
 @functools.cache
 def arrays_of(method: str) -> dict[str, np.ndarray]:
     with np.load(FOLDER / method / "arrays.npz") as archive:

@@ -342,7 +342,7 @@ def _parquet_file(path: Path) -> Any:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise ValueError(f"{path} needs pyarrow to be read: pip install lemmata[tables].") from error
+        raise ValueError(f'{path} needs pyarrow to be read: pip install -e ".[tables]" in the checkout.') from error
     try:
         return parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:

@@ -127,7 +127,9 @@ def topology_devices(spec: str) -> list[Any]:
         raise ValueError(f'topology must be chip:shape, such as "v5e:16x16" or "v4:4x4x8"; got {spec!r}.')
     _check_chip(spec.split(":")[0])
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"topology {spec!r} needs the TPU compiler, libtpu: pip install lemmata[tpu-aot].")
+        raise ValueError(
+            f'topology {spec!r} needs the TPU compiler, libtpu: pip install -e ".[tpu-aot]" in the checkout.'
+        )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server which TPU this machine is
     from jax.experimental import topologies
 

@@ -217,21 +217,22 @@ class Joint(NamedTuple):
     sources: Mapping[str, Any]  # name -> source
     factors: Mapping[str, int] = {}  # name -> how many times the batch size; 1 where it is not named
 
-    def _each(self, size: int) -> dict[str, tuple[Any, int]]:
+    def each(self, size: int) -> dict[str, tuple[Any, int]]:
+        """Each source, and the examples of it in a batch."""
         return {name: (as_source(name, x), size * self.factors.get(name, 1)) for name, x in self.sources.items()}
 
     def spec(self, size: int) -> Tree:
         """Shapes and dtypes of a batch."""
-        return {name: source.spec(count) for name, (source, count) in self._each(size).items()}
+        return {name: source.spec(count) for name, (source, count) in self.each(size).items()}
 
     def first(self, size: int) -> Tree | None:
         """The first batches; None where one of them has to be drawn."""
-        found = {name: source.first(count) for name, (source, count) in self._each(size).items()}
+        found = {name: source.first(count) for name, (source, count) in self.each(size).items()}
         return None if any(batch is None for batch in found.values()) else found
 
     def feed(self, run: Run) -> Feed:
         """All of them, step by step."""
-        return _JointFeed(self._each(run.size), run)
+        return _JointFeed(self.each(run.size), run)
 
     def held_out(self, run: Run, batches: int) -> HeldOut:
         """Sources of different sizes have no common end."""
@@ -478,6 +479,13 @@ def filled_up(batches: Iterator[Tree], size: int, most: int | None = None) -> It
             )
         rows = np.arange(size)
         yield jax.tree.map(lambda x, rows=rows % count: np.asarray(x)[rows], batch), rows < count
+
+
+def drawn(source: Source, size: int) -> Tree:
+    """A first batch where some of it has to be drawn; traced."""
+    if isinstance(source, Joint):
+        return {name: drawn(part, count) for name, (part, count) in source.each(size).items()}
+    return source.sample(jax.random.key(0), size) if isinstance(source, Sampler) else source.first(size)
 
 
 def as_source(name: str, data: Any) -> Source:

@@ -87,8 +87,9 @@ def _own(config: Any, tasks: Mapping[str, Any] | None) -> tuple[ConfigDict, Expe
         return config, None
     if config.get("experiment"):
         raise ValueError(f"tasks: the config must name no experiment beside them, got {config.experiment!r}.")
-    arms = config.setdefault("arms", ConfigDict({arm: {} for arm in tasks}))
-    missing = [arm for arm in arms if arm not in tasks]
+    if "arms" not in config:
+        config.arms = ConfigDict({arm: {} for arm in tasks})
+    missing = [arm for arm in config.arms if arm not in tasks]
     if missing:
         raise ValueError(f"tasks must have one for every arm of the config; {missing[0]!r} has none.")
     return config, GivenTasks(tasks)
@@ -216,23 +217,25 @@ def summary(config: ConfigDict, results: dict[str, ArmResult], judged: Verdict |
     }
 
 
-def table(config: ConfigDict, results: dict[str, ArmResult], *, most: int = 4) -> str:
+def table(config: ConfigDict, results: dict[str, ArmResult], *, most: int = 4, seconds: bool = True) -> str:
     """Arms by metrics as text: mean ± half of the 95 % interval; the claim's metric comes first.
 
     Args:
         config: completed.
         results: arm -> result.
         most: metrics shown; `summary.json` has all of them.
+        seconds: what each arm took, in the last column.
     """
     known: dict[str, Metric] = get(config.experiment).metrics(config) if config.experiment else {}
     names = sorted(next(iter(results.values())).metrics, key=lambda name: name != config.claim.metric)[:most]
-    rows = [["arm", *(f"{n} [{known[n].unit}]" if n in known and known[n].unit else n for n in names), "seconds"]]
+    last = ["seconds"] if seconds else []
+    rows = [["arm", *(f"{n} [{known[n].unit}]" if n in known and known[n].unit else n for n in names), *last]]
     for arm, result in results.items():
         cells = []
         for name in names:
             mean, low, high = mean_interval(result.metrics[name])
             cells.append(f"{mean:.4g}" + (f" ± {(high - low) / 2:.2g}" if np.isfinite(low) else ""))
-        rows.append([arm, *cells, f"{result.seconds:.1f}"])
+        rows.append([arm, *cells, *([f"{result.seconds:.1f}"] if seconds else [])])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))

@@ -401,7 +401,7 @@ def test_missing_values_and_dates_of_parquet_are_named(tmp_path):
 def test_without_pyarrow_a_line_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "mine.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"needs pyarrow to be read: pip install lemmata\[tables\]"):
+    with pytest.raises(ValueError, match=r'needs pyarrow to be read: pip install -e "\.\[tables\]" in the checkout'):
         tables.read(str(tmp_path / "mine.parquet"), BASIC)
 
 

@@ -207,7 +207,7 @@ def test_unknown_chip_lists_the_known():
 
 def test_missing_libtpu_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install lemmata\[tpu-aot\]"):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[tpu-aot\]" in the checkout'):
         aot_report.topology_devices("v5e:16x16")
 
 

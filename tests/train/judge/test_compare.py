@@ -33,6 +33,8 @@ def test_a_comparison_writes_its_table_verdict_summary_and_picture(small, tmp_pa
     text = comparing.table(outcome.config, outcome.results)
     for arm in small.arms:
         assert f"{np.mean(outcome.results[arm].metrics[claim.metric]):.4g}" in text
+    assert "seconds" in text
+    assert "seconds" not in comparing.table(outcome.config, outcome.results, seconds=False)
 
 
 def test_finished_arms_are_read_back_and_only_missing_ones_run(small, tmp_path, monkeypatch):

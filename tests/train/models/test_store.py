@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -248,6 +249,47 @@ def test_a_process_that_is_killed_while_it_makes_leaves_nothing_that_counts(tmp_
     assert out.strip() == "[0.0, 1.0, 2.0, 3.0, 4.0]"
     assert log.read_text() == "made\nmade\n"
     assert [path.name for path in folder.iterdir()] == [models.digest({"what": "asked for by two"})]
+
+
+TOGETHER = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from lemmata.train import models
+
+made = []
+
+def make():
+    made.append(1)
+    return {"x": jnp.array([-0.0, 1.5]), "y": jnp.arange(3, dtype=jnp.int32)}
+
+shapes = {"x": jnp.zeros(2), "y": jnp.zeros(3, jnp.int32)}
+for _ in range(2):
+    found = models.kept({"what": "made by a run"}, make, shapes).make()
+    print("made", len(made), {name: leaf.tobytes().hex() for name, leaf in found.items()})
+"""
+
+
+@pytest.mark.slow
+def test_the_processes_of_one_run_make_it_together_and_read_it_from_the_first_one_s_disk(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, address, str(index)],
+            env={**os.environ, "XLA_FLAGS": "", "LEMMATA_DATA": str(tmp_path / str(index))},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    leaves = {"x": np.float32([-0.0, 1.5]).tobytes().hex(), "y": np.arange(3, dtype=np.int32).tobytes().hex()}
+    told = [[line for line in out.splitlines() if line.startswith("made")] for out, _ in outputs]
+    assert told == [[f"made 1 {leaves}"] * 2] * 2
+    assert (tmp_path / "0" / "models").exists()
+    assert not (tmp_path / "1").exists()
 
 
 def test_a_folder_that_a_process_left_half_written_is_removed(folder):

@@ -107,9 +107,7 @@ def unpaired(
         raise ValueError(f"prompts, completions and labels must be as many, got {counts}.")
     labels = np.asarray(desirable, bool)
     if labels.all() or not labels.any():
-        raise ValueError(
-            f"label must be both of desirable and undesirable answers, got {labels.sum()} of {len(labels)}."
-        )
+        raise ValueError(f"label must mark some answers, not all, as desirable; got {labels.sum()} of {len(labels)}.")
     for name, texts in (("prompt", prompts), ("completion", completions)):
         row = next((row for row, text in enumerate(texts) if data.SEPARATOR in text), None)
         if row is not None:

@@ -14,22 +14,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ... import experiments
 from ...engine.settings import check_whole
 from ...engine.task import Metric
 from ...engine.types import ConfigDict
-from .. import get, report
+from .. import report
 from ..report import ArmResult, mean_interval
-from ._mixed import Labelled as Labelled
-from ._mixed import Mixed as Mixed
-from ._mixed import check_mixed as check_mixed
-from ._mixed import make_mixed as make_mixed
-from ._sets import cut_table as cut_table
-from ._sets import data_sets as data_sets
-from ._sets import set_names as set_names
-from ._sets import simulate as simulate
+from ._mixed import Labelled, Mixed, check_mixed, make_mixed
+from ._sets import cut_table, data_sets, set_names, simulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = [
+    "METRICS",
+    "SMALL",
+    "Labelled",
+    "Mixed",
+    "check_mixed",
+    "cut_table",
+    "data_sets",
+    "defaults",
+    "figure",
+    "make_mixed",
+    "run",
+    "set_names",
+    "simulate",
+]
 
 SMALL = {"data.rows": 40, "data.tables": ("wine",), "protocol.restarts": 3}
 
@@ -65,7 +76,7 @@ def run(config: ConfigDict, *, seed: int) -> dict[str, float]:
     from sklearn.metrics import adjusted_rand_score
 
     restarts = check_whole("protocol.restarts", config.protocol.restarts, 1)
-    method = get(config.experiment).bound(config.method)
+    method = experiments.get(config.experiment).bound(config.method)
     scores = {}
     for name, (rows, labels) in data_sets(config, seed=seed).items():
         found = np.asarray(method(rows, restarts, seed))

@@ -23,25 +23,40 @@ from jax.typing import ArrayLike
 from ....core import trees
 from ....core.local_steps import GradFn
 from ....core.networks.batch import split_batch
-from ... import data
+from ... import data, experiments
 from ...engine.settings import check_whole
 from ...engine.sources import Arrays, Resident, Sampler
 from ...engine.task import Metric, Procedure, Task
 from ...engine.types import ConfigDict
-from .. import get, report
+from .. import report
 from ..report import ArmResult, mean_interval
-from ._clients import Dealt as Dealt
-from ._clients import deals as deals
-from ._clients import dirichlet_split as dirichlet_split
-from ._clients import iid_split as iid_split
-from ._clients import load_flat as load_flat
-from ._network import accuracy_of as accuracy_of
-from ._network import grad_fn as grad_fn
-from ._network import init_network as init_network
-from ._network import logits_of as logits_of
+from ._clients import Dealt, deals, dirichlet_split, iid_split, load_flat
+from ._network import accuracy_of, grad_fn, init_network, logits_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = [
+    "METRICS",
+    "SMALL",
+    "Algorithm",
+    "Dealt",
+    "Problem",
+    "Round",
+    "Sent",
+    "accuracy_of",
+    "build",
+    "deals",
+    "defaults",
+    "dirichlet_split",
+    "figure",
+    "grad_fn",
+    "iid_split",
+    "init_network",
+    "load_flat",
+    "logits_of",
+    "make_procedure",
+]
 
 Params = Any
 Carried = Any
@@ -199,7 +214,7 @@ def make_procedure(config: ConfigDict) -> Procedure:
 
 
 def _algorithm(config: ConfigDict) -> Algorithm:
-    return get(config.experiment).bound(config.method)(Problem(grad_fn, config.data.clients))
+    return experiments.get(config.experiment).bound(config.method)(Problem(grad_fn, config.data.clients))
 
 
 def _total(sent: ArrayLike, clients: int) -> jax.Array:

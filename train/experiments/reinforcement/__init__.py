@@ -14,27 +14,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....core import checks
+from ... import experiments
 from ...engine.settings import check_whole
 from ...engine.task import Metric, Procedure, Task, no_data
 from ...engine.types import ConfigDict
-from .. import get, report
+from .. import report
 from ..report import ArmResult, mean_interval
-from ._agent import Agent as Agent
-from ._agent import n_step_targets as n_step_targets
-from ._parts import Auxiliary as Auxiliary
-from ._parts import Batch as Batch
-from ._parts import Drawn as Drawn
-from ._parts import Outputs as Outputs
-from ._parts import QNetwork as QNetwork
-from ._parts import Steps as Steps
-from ._parts import Transitions as Transitions
-from ._parts import of_action as of_action
-from ._parts import outputs_of as outputs_of
-from ._parts import uniform_steps as uniform_steps
+from ._agent import Agent, n_step_targets
+from ._parts import Auxiliary, Batch, Drawn, Outputs, QNetwork, Steps, Transitions, of_action, outputs_of, uniform_steps
 from .environments import make_environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = [
+    "METRICS",
+    "SMALL",
+    "Agent",
+    "Auxiliary",
+    "Batch",
+    "Drawn",
+    "Outputs",
+    "QNetwork",
+    "Steps",
+    "Transitions",
+    "build",
+    "defaults",
+    "figure",
+    "make_agent",
+    "n_step_targets",
+    "of_action",
+    "outputs_of",
+    "references",
+    "uniform_steps",
+]
 
 METRICS = {
     "return": Metric("return of the greedy policy", "reward per episode"),
@@ -74,7 +87,7 @@ def make_agent(config: ConfigDict) -> Agent:
     """
     _check(config)
     environment = make_environment(config.data.environment, config.data.options)
-    return Agent(config, environment, get(config.experiment).bound(config.method))
+    return Agent(config, environment, experiments.get(config.experiment).bound(config.method))
 
 
 def _check(config: ConfigDict) -> None:

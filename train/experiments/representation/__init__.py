@@ -114,9 +114,9 @@ def objective_of(network: Network, parts: Hooks, settings: ConfigDict, protocol:
         return network.init(key, batch.batch["inputs"][:1])
 
     def see(params, batch, key):
-        rows, count = batch.batch, settings.views
-        views = views_of(rows["inputs"], key, settings)
-        embeddings = embed(params, views.reshape(-1, *views.shape[2:])).reshape(count, len(rows["label"]), -1)
+        rows, (view_key, key) = batch.batch, jax.random.split(key)
+        views = views_of(rows["inputs"], view_key, settings)
+        embeddings = embed(params, views.reshape(-1, *views.shape[2:])).reshape(*views.shape[:2], -1)
         return Seen(embeddings, batch.own["class_of"][rows["label"]], rows["index"], key)
 
     def collect(params, held, batch, key):
@@ -183,6 +183,8 @@ def rows_of(seed: int, label: np.ndarray, num_classes: int, novel: int) -> np.nd
 def _loaded(config: ConfigDict) -> Labelled:
     found, data, protocol = labelled.load(config.data, eval_split=config.train.eval_split), config.data, config.protocol
     check_whole("data.novel", data.novel, 0, found.num_classes - 2)
+    if data.novel == 1:
+        raise ValueError("data.novel must be 0, or at least 2 to be told apart, got 1.")
     check_whole("data.views", data.views, 1)
     check_whole("data.shift", data.shift, 0)
     if data.views == 1 and (data.shift or data.noise or data.erase):

@@ -92,9 +92,11 @@ def episode(x, label, support, query, old_prototypes, old_names, old_x, old_labe
 
 def effective_rank(x: np.ndarray) -> float:
     """Exp of the entropy of the variances along principal axes (Roy and Vetterli 2007); 0 where nothing varies."""
-    centred = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
+    x = np.asarray(x, np.float64)
+    centred = x - x.mean(axis=0)
     variances = np.maximum(np.linalg.eigvalsh(centred.T @ centred), 0.0)
-    if variances.sum() <= TINY:
+    rounding = np.square(np.finfo(np.float32).eps * np.abs(x).max(initial=0.0)) * x.size  # embeddings are float32
+    if variances.sum() <= rounding:
         return 0.0
     shares = variances[variances > 0] / variances.sum()
     return float(np.exp(-np.sum(shares * np.log(shares))))

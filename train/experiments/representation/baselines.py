@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import optax
 
 from . import Hooks, Problem, Seen, hooks
+from ._rows import by_example, class_vectors
 
 
 def untrained(seen: Seen) -> jax.Array:
     """The network as it is initialised: there is nothing to learn, `[batch]` zeros."""
-    return jnp.zeros_like(seen.label, jnp.float32) + 0.0 * jnp.sum(seen.embeddings)
+    return jnp.zeros(seen.label.shape, jnp.float32)
 
 
 @hooks
@@ -17,13 +18,12 @@ def cross_entropy(problem: Problem) -> Hooks:
     """Softmax classification by a linear layer on the embedding, whose features are then used without it."""
 
     def params(key):
-        scale = problem.embedding**-0.5
-        weights = scale * jax.random.normal(key, (problem.embedding, problem.num_classes))
-        return {"kernel": weights, "bias": jnp.zeros(problem.num_classes)}
+        return {"kernel": class_vectors(problem)(key).T, "bias": jnp.zeros(problem.num_classes)}
 
     def loss(seen, own):
-        logits = seen.embeddings @ own["kernel"] + own["bias"]
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, seen.label[None].repeat(len(logits), 0))
-        return jnp.mean(nats, axis=0)
+        def of_rows(rows, label):
+            return optax.softmax_cross_entropy_with_integer_labels(rows @ own["kernel"] + own["bias"], label)
+
+        return by_example(seen, of_rows)
 
     return Hooks(loss, params=params)

@@ -130,7 +130,7 @@ def test_rows_of_feedback_are_padded_before_the_prompt_and_after_the_answer():
     ("arguments", "named"),
     [
         (([b"a"], [b"b", b"c"], [True, False]), "must be as many, got 1, 2, 2"),
-        (([b"a"] * 2, [b"b"] * 2, [True] * 2), "label must mark some answers, and not all"),
+        (([b"a"] * 2, [b"b"] * 2, [True] * 2), "label must mark some answers, not all"),
         (([b"a", b"a\0"], [b"b"] * 2, [True, False]), "prompt must be text without the byte 0.*row 1"),
         (([b"a"] * 2, [b"\0", b"b"], [True, False]), "completion must be text without the byte 0.*row 0"),
     ],

@@ -305,8 +305,8 @@ def test_an_algorithm_of_a_user_is_run_like_ours(own):
     assert fitted.metrics["accuracy"] > 0.5
     np.testing.assert_allclose(fitted.metrics["uplink"], 30 * 8 * PARAMS / 8 / 1e6, rtol=1e-5)
     np.testing.assert_allclose(fitted.metrics["downlink"], 30 * 8 * 4 * PARAMS / 1e6, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"arms\.main\.rate: .*Did you mean 'learning_rate'\?"):
-        make_config(name="own_rounds:sign_sgd", rate=0.1)
+    with pytest.raises(ValueError, match=r"arms\.main\.decai: .*Did you mean 'decay'\?"):
+        make_config(name="own_rounds:sign_sgd", decai=0.1)
 
 
 def test_what_is_carried_must_stay_of_one_form(own):
