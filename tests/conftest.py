@@ -13,7 +13,7 @@ import compiled
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ("selection", "budget")
+pytest_plugins = ("selection", "budget", "pytester")
 
 TESTS = pathlib.Path(__file__).parent
 BENCHMARKS = TESTS / "benchmarks"

@@ -1,4 +1,4 @@
-"""Every config runs whole in small: the arms of its claim, the table, the verdict and the plot."""
+"""Every config runs whole in small: all of its arms, the table, the verdict and the plot."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from small_runs import SEEDS, shrink
 
 import lemmata
 from lemmata.train.judge import config as configs
-from lemmata.train.judge.compare import compare, picture, table
+from lemmata.train.judge.compare import compare, table
+from lemmata.train.judge.plots import picture
 from lemmata.train.ledger import claims
 
 ROOT = Path(lemmata.__file__).parent
@@ -26,6 +27,7 @@ def test_config_runs_in_small(path):
     config = shrink(configs.load(path))
     comparison = compare(config)
     metric = config.claim.metric
+    assert list(comparison.results) == list(configs.load(path).arms)
     for arm, result in comparison.results.items():
         assert result.metrics[metric].shape == (len(SEEDS),)
         assert np.isfinite(result.metrics[metric]).all(), arm

@@ -170,15 +170,20 @@ class Selection:
         if self.everything:
             return [*lines, f"--since={ref}: {', '.join(self.everything)} changed, which touches everything"]
         counts = {
-            "test files": sum(name.startswith("tests/") and "/test_" in name for name in self.touched),
-            "configs": sum(name.startswith("configs/") and not name.endswith("__init__.py") for name in self.touched),
-            "notebooks": sum(name.endswith(".ipynb") for name in self.touched),
+            "test file": sum(name.startswith("tests/") and "/test_" in name for name in self.touched),
+            "config": sum(name.startswith("configs/") and not name.endswith("__init__.py") for name in self.touched),
+            "notebook": sum(name.endswith(".ipynb") for name in self.touched),
         }
         parts = [f"methods {', '.join(sorted(self.methods))}"] if self.methods else []
         parts += [f"cases of {', '.join(sorted(self.cases))}"] if self.cases else []
-        parts += [f"{count} {what}" for what, count in counts.items() if count]
-        many = "1 file" if len(self.changed) == 1 else f"{len(self.changed)} files"
-        return [*lines, f"--since={ref}: {many} changed, touched: {'; '.join(parts) or 'nothing'}"]
+        parts += [numbered(count, what) for what, count in counts.items() if count]
+        what = "; ".join(parts) or "nothing"
+        return [*lines, f"--since={ref}: {numbered(len(self.changed), 'file')} changed, touched: {what}"]
+
+
+def numbered(count: int, what: str) -> str:
+    """1 file, 2 files."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 @functools.cache

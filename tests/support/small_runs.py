@@ -1,21 +1,9 @@
-"""Every config of the package made small: the two arms of its claim, a few steps."""
+"""Every config of the package made small: all of its arms for a few steps, with the sizes that its experiment names."""
+
+from lemmata.train import experiments
 
 SEEDS = (0, 1)
 
-# experiment -> dotted key -> value
-SMALLER = {
-    "alignment": {"data.test_rows": 32, "model.num_layers": 1, "model.pretraining.steps": 2, "method.first_steps": 2},
-    "classification": {"model.features": (4, 8)},
-    "clustering": {"data.rows": 40, "data.tables": ("wine",)},
-    "decoding": {"data.questions": 8, "model.num_layers": 1},
-    "federated": {"method.local_steps": 2, "train.eval_every": 2},
-    "knowledge_graph": {"data.num_names": 120},
-    "language_model": {"data.window": 16, "model.num_layers": 1, "model.model_dim": 32, "model.mlp_dim": 64},
-    "mutual_information": {"data.rows": 128},
-    "reinforcement": {"train.eval_every": 2},
-    "segmentation": {"model.num_layers": 1, "train.eval_batches": 1},
-    "time_series": {"data.folds": 2, "data.num_subjects": 2, "data.trials_per_subject": 16, "train.batch_size": 8},
-}
 # of every experiment that trains
 STEPS = {
     "train.steps": 4,
@@ -26,16 +14,24 @@ STEPS = {
 }
 
 
-def shrink(config):
-    """The config with the values above in place of its own."""
+def shrink(config, arms=None):
+    """The config with the values above, and those of its experiment's `SMALL`, in place of its own.
+
+    Args:
+        config: as `load` gives it.
+        arms: those that are kept; None keeps them all.
+    """
     config.seeds = SEEDS
-    config.arms = {arm: config.arms[arm] for arm in (config.claim.better, config.claim.than)}
-    for key, value in (STEPS | SMALLER[config.experiment]).items():
+    if arms is not None:
+        config.arms = {arm: config.arms[arm] for arm in arms}
+    for key, value in (STEPS | experiments.get(config.experiment).module.SMALL).items():
         section = config
         *path, last = key.split(".")
         for name in path:
             section = section[name]
-        if last in section:
+        if last in section or path == ["protocol"]:
             with section.unlocked():
                 section[last] = value
+        else:
+            raise ValueError(f"SMALL of {config.experiment}: no key {key!r}.")
     return config

@@ -67,7 +67,7 @@ class _Reader:
             sums, collected = jax.device_get((sums, collected))
         else:
             sums, collected = self._from_host(state, self.held_out.read)
-        means = {name: np.atleast_1d(total / weight) for name, (total, weight) in sums.items()}
+        means = {name: np.atleast_1d(total / np.asarray(weight, total.dtype)) for name, (total, weight) in sums.items()}
         return means, None if collected is None else self._by_seed(*collected)
 
     @functools.cached_property

@@ -49,7 +49,18 @@ METRICS = {
     "accuracy": Metric("pairs whose good answer is the likelier"),
 }
 
-SMALL = {"data.test_rows": 32, "model.num_layers": 1, "model.pretraining.steps": 2, "protocol.first_steps": 2}
+SMALL = {
+    "data.test_rows": 32,
+    "model.num_layers": 1,
+    "model.num_heads": 2,
+    "model.model_dim": 16,
+    "model.mlp_dim": 16,
+    "model.pretraining.steps": 2,
+    "model.pretraining.batch_size": 8,
+    "protocol.first_steps": 2,
+    "train.batch_size": 8,
+    "train.eval_batch_size": 32,
+}
 
 
 def defaults() -> ConfigDict:

@@ -32,7 +32,15 @@ METRICS = {
     "accuracy": Metric("next-byte accuracy"),
 }
 
-SMALL = {"data.window": 16, "model.num_layers": 1, "model.model_dim": 32, "model.mlp_dim": 64}
+SMALL = {
+    "data.window": 16,
+    "model.num_layers": 1,
+    "model.num_heads": 2,
+    "model.model_dim": 16,
+    "model.mlp_dim": 16,
+    "train.batch_size": 8,
+    "train.eval_batch_size": 512,
+}
 
 
 def defaults() -> ConfigDict:

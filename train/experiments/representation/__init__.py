@@ -44,7 +44,7 @@ SMALL = {"model.features": (4, 8), "protocol.episodes": 4}
 def defaults() -> ConfigDict:
     """Every key of `data`, `model` and `protocol`, and the method's name."""
     data, model = labelled.defaults(), networks.defaults()
-    data.name, data.options = "placed_digits", ConfigDict(dict(noise=0.1))
+    data.name = "placed_digits"
     data.update(ConfigDict(dict(
         novel=4,  # classes that are not trained on, another draw for each seed; 0: none
         views=1,  # versions of an example in a batch

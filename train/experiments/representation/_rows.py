@@ -81,7 +81,7 @@ def distance(cosine: jax.Array) -> jax.Array:
 def support(label: jax.Array, key: jax.Array, shots: int) -> jax.Array:
     """`[n]` bool: so many rows of each class, or all of fewer, drawn at random; the others are queries."""
     n = len(label)
-    order = jnp.lexsort((jax.random.uniform(key, (n,)), label))
+    order = jnp.lexsort((jax.random.bits(key, (n,), jnp.uint32), label))
     in_order = label[order]
     rank = jnp.arange(n) - jnp.searchsorted(in_order, in_order, side="left")  # among those of its class
     return jnp.zeros(n, bool).at[order].set(rank < shots)

@@ -47,7 +47,17 @@ METRICS = {
     "compression_rate": Metric("tokens of the documents over tokens of the evidence"),
 }
 
-SMALL = {"data.questions": 8, "model.num_layers": 1}
+SMALL = {
+    "data.questions": 8,
+    "data.relations": 4,
+    "data.words": 2,
+    "data.documents": 2,
+    "model.num_layers": 1,
+    "model.num_heads": 2,
+    "model.model_dim": 16,
+    "model.mlp_dim": 16,
+    "train.batch_size": 8,
+}
 
 
 def defaults() -> ConfigDict:
