@@ -29,6 +29,7 @@ def pytest_configure(config):
     if not names_benchmarks(config):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("LEMMATA_DATA", str(TESTS.parent / ".pytest_cache" / "data"))  # base models in small go there
     try:
         config.stash[PROGRAMS] = compiled.keep(TESTS.parent)
     except ValueError as error:

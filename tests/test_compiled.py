@@ -75,6 +75,14 @@ def test_options_are_known_to_this_compiler_and_an_unknown_one_is_left_out(monke
     assert compiled.quick_options.__wrapped__() == {"xla_backend_optimization_level": 0}
 
 
+def test_flags_are_understood_by_another_process():
+    program = "import jax; print(int(jax.jit(lambda x: x + 1)(1)))"
+    environment = os.environ | {"XLA_FLAGS": compiled.quick_flags()}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]
+    assert len(environment["XLA_FLAGS"].split()) == len(compiled.quick_options())
+
+
 @pytest.mark.parametrize("much", [True, False])
 def test_options_are_those_of_quick_compiling_alone(much):
     from jax._src import compiler

@@ -105,6 +105,11 @@ def quick_options() -> dict[str, bool | int]:
     return {option: value for option, value in QUICK.items() if knows(option)}
 
 
+def quick_flags() -> str:
+    """The same for the `XLA_FLAGS` of another process."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
+
+
 @functools.cache
 def _add_options() -> None:
     """Compile with `quick_options` where `optimizing(False)` asks for it.

@@ -15,7 +15,9 @@ import re
 import resource
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import nbclient
 import nbformat
@@ -52,6 +54,13 @@ except ModuleNotFoundError:
     importlib.invalidate_caches()"""
 
 
+class Took(NamedTuple):
+    """What a run took, in seconds: of processors, and of a clock on the wall."""
+
+    processor: float
+    wall: float
+
+
 def tags_of(cell):
     """Methods that a cell is tagged with, `method:NAME`; none: it sets up what others need."""
     tags = cell.metadata.get("tags", [])
@@ -66,22 +75,21 @@ def part(notebook, methods):
 
 
 def run(notebook, folder, *, seconds=600):
-    """Run every cell in place, in a kernel of its own that sees one device and works in `folder`.
-
-    Returns:
-        Core-seconds that the kernel took.
-    """
+    """Run every cell in place, in a kernel of its own that sees one device and works in `folder`; what that took."""
     settings = Path(folder) / "matplotlibrc"
     settings.write_text(f"figure.dpi: {DPI}\n")
     environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=1", MATPLOTLIBRC=str(settings))
     environment.setdefault("JAX_PLATFORMS", "cpu")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    client = nbclient.NotebookClient(
-        notebook, timeout=seconds, record_timing=False, resources={"metadata": {"path": str(folder)}}
-    )
+    start, used = time.perf_counter(), of_children()
+    client = nbclient.NotebookClient(notebook, timeout=seconds, resources={"metadata": {"path": str(folder)}})
     client.execute(env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(of_children() - used, time.perf_counter() - start)
+
+
+def of_children():
+    """Core-seconds of the processes that this one has waited for."""
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
 
 
 def normalize(notebook):
@@ -161,7 +169,7 @@ def main(paths):
         notebook = nbformat.read(path, as_version=4)
         normalize(notebook)
         with tempfile.TemporaryDirectory() as folder:
-            seconds = run(notebook, folder)
+            took = run(notebook, folder)
         normalize(notebook)
         wrong = faults(notebook)
         if wrong:
@@ -169,7 +177,7 @@ def main(paths):
             print("\n  ".join([f"{path}: not written", *wrong]))
         else:
             nbformat.write(notebook, path)
-            print(f"{path}: {seconds:.1f} core-seconds, {path.stat().st_size // 1000} kB")
+            print(f"{path}: {took.processor:.1f} core-seconds, {path.stat().st_size // 1000} kB")
     return status
 
 

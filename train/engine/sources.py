@@ -4,6 +4,7 @@ A `Source` says what a batch looks like, and makes a `Feed` for training and a `
 nothing else of it. `as_source` turns what a user has at hand into one.
 """
 
+import abc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ class Run(NamedTuple):
     salt: tuple[int, ...] = ()  # tells apart the orders of sources that are read together
 
 
-class Feed:
+class Feed(abc.ABC):
     """How training reads a source: what is on the device, what each dispatch brings, and one step's batch of the two.
 
     As it stands it brings nothing; a kind of source overrides what it has.
@@ -47,6 +48,7 @@ class Feed:
         """The shapes of `inputs`, to compile for."""
         return None
 
+    @abc.abstractmethod
     def pool(self, arrays: Tree, inputs: Tree, key: jax.Array) -> tuple[Tree, jax.Array]:
         """Examples `[n, ...]` and the rows `[size]` of them that a step is offered; traced.
 
@@ -55,7 +57,6 @@ class Feed:
             inputs: of one step.
             key: of one step.
         """
-        raise NotImplementedError
 
     def batch(self, arrays: Tree, inputs: Tree, key: jax.Array) -> Tree:
         """One step's batch, leaves `[size, ...]`; traced."""
@@ -67,7 +68,8 @@ class Feed:
         return None
 
     def seek(self, position: dict | None) -> None:
-        """Go to a position."""
+        """Go to a position; where the step says it all, there is nowhere to go."""
+        return None
 
 
 class HeldOut(NamedTuple):

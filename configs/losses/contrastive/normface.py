@@ -1,7 +1,9 @@
 """A normalised softmax against metric learning: digits of classes never trained on, told apart by five examples each.
 
 Learning rate, scales, margins and temperatures were written before the first run, alike for all arms or as in their
-papers; nothing was tried out.
+papers. Triplets are semi-hard ones: with batch-hard ones all embeddings came to one point, also on other draws, at a
+quarter of the learning rate and at margin 0.5. For time, of the paper's opponents matching networks and the
+constellation loss are left out, and ArcFace beside CosFace.
 """
 
 from ml_collections import ConfigDict
@@ -21,10 +23,9 @@ def get_config() -> ConfigDict:
     config.arms = ConfigDict(dict(
         normface=dict(name="normface", scale=16.0),
         normface_constraint=dict(name="normface", scale=16.0, norm_weight=0.01),
-        triplet=dict(name="triplet", margin=0.2),
+        triplet=dict(name="triplet", margin=0.2, mining="semihard"),
         contrastive=dict(name="contrastive", margin=1.0),
         prototypical=dict(name="prototypical", shots=5, temperature=0.1),
-        matching=dict(name="matching", shots=5, temperature=0.1),
         supcon=dict(name="supcon", temperature=0.1),
         cosface=dict(name="cosface", scale=16.0, margin=0.35),
         softmax=dict(name="cross_entropy"),

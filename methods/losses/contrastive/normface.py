@@ -162,7 +162,7 @@ def required_scale(num_classes: int, *, target_loss: ArrayLike) -> jax.Array:
 
     Example:
         >>> required_scale(1000, target_loss=0.1)
-        Array(9.150..., dtype=float32)
+        Array(9.149..., dtype=float32)
     """
     checks.in_interval("num_classes", num_classes, 2, jnp.inf)
     checks.shapes(("target_loss", target_loss, ""))

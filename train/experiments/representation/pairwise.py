@@ -4,6 +4,8 @@ Distances are between embeddings of length 1, as at the test. With several versi
 class.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,27 +15,47 @@ from . import Coupled, Seen
 from ._rows import by_anchor, distance, logsumexp, of_unit_rows
 
 
-def triplet(seen: Seen, *, margin: float = 0.2) -> Coupled:
-    """Batch-hard triplets (Hermans, Beyer, Leibe 2017, arXiv:1703.07737): d is not squared, with which they collapse.
+def triplet(seen: Seen, *, margin: float = 0.2, mining: str = "hard") -> Coupled:
+    """Triplets of a row, one of its class and one of another: relu(margin + d+ - d-).
 
-    For each row the farthest of its class and the nearest of another, relu(margin + d+ - d-); the mean over rows that
-    have both.
+    - "hard": of each row the farthest of its class and the nearest of another (Hermans, Beyer, Leibe 2017,
+      arXiv:1703.07737); the mean over rows that have both. From noisy beginnings all embeddings may come to one point.
+    - "semihard": of each pair of one class the nearest other row that is farther than it, or where none is, the
+      farthest (Schroff, Kalenichenko, Philbin 2015, arXiv:1503.03832); the mean over pairs.
 
     Args:
         seen: the batch.
         margin: in units of a distance, at most 2.
+        mining: which triplets are taken.
 
     Raises:
-        ValueError: margin outside [0, 2].
+        ValueError: margin outside [0, 2], or another mining.
     """
     checks.in_interval("margin", margin, 0.0, 2.0)
+    if mining not in ("hard", "semihard"):
+        raise ValueError(f'mining must be "hard" or "semihard", got {mining!r}.')
 
-    def of_anchor(cosine, same, other):
+    def hard(cosine, same, other):
         away = distance(cosine)
         farthest, nearest = masked.max(away, same, axis=1), -masked.max(-away, other, axis=1)
-        return jax.nn.relu(margin + farthest - nearest), jnp.any(same, axis=1) & jnp.any(other, axis=1)
+        counts = jnp.any(same, axis=1) & jnp.any(other, axis=1)
+        return jnp.where(counts, jax.nn.relu(margin + farthest - nearest), 0.0), counts
 
-    return of_unit_rows(seen, lambda unit, label: masked.mean(*by_anchor(of_anchor, unit, label)))
+    def semihard(cosine, same, other):
+        away = distance(cosine)
+        others = jnp.sort(jnp.where(other, away, jnp.inf), axis=1)
+        place = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(others, away)
+        count = jnp.sum(other, axis=1, keepdims=True)
+        negative = jnp.take_along_axis(others, jnp.minimum(place, jnp.maximum(count - 1, 0)), axis=1)
+        counts = same & (count > 0)
+        losses = jnp.where(counts, jax.nn.relu(margin + away - jnp.where(counts, negative, 0.0)), 0.0)
+        return jnp.sum(losses, axis=1), jnp.sum(counts, axis=1)
+
+    def of_rows(unit, label):
+        losses, counts = by_anchor(hard if mining == "hard" else semihard, unit, label)
+        return jnp.sum(losses) / jnp.maximum(jnp.sum(counts), 1)
+
+    return of_unit_rows(seen, of_rows)
 
 
 def contrastive(seen: Seen, *, margin: float = 1.0) -> Coupled:

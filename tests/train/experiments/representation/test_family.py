@@ -199,7 +199,10 @@ def test_wrong_settings_are_named_in_one_line(sections, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("method", [dict(name="triplet", margin=-1.0), dict(name="supcon", temperature=0.0)])
+@pytest.mark.parametrize(
+    "method",
+    [dict(name="triplet", margin=-1.0), dict(name="triplet", mining="easy"), dict(name="supcon", temperature=0.0)],
+)
 def test_settings_of_plain_losses_are_named_when_they_are_traced(method):
     config = make_config(method=method, model=dict(features=(4,)))
     task = representation.build(config)
@@ -207,7 +210,7 @@ def test_settings_of_plain_losses_are_named_when_they_are_traced(method):
     given = Resident(batch, None, jax.tree.map(jnp.asarray, task.own(0)))
     params, held = jax.eval_shape(task.objective.init, jax.random.key(0), given)
     name = next(key for key in method if key != "name")
-    with pytest.raises(ValueError, match=f"{name} must be in"):
+    with pytest.raises(ValueError, match=f"{name} must be "):
         jax.eval_shape(task.objective.loss, params, held, given, jax.random.key(0))
 
 

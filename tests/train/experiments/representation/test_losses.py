@@ -29,16 +29,18 @@ SETTINGS = {  # of each method, other than its defaults
     "cross_entropy": {},
     "untrained": {},
     "triplet": dict(margin=0.7),
+    "triplet_semihard": dict(margin=0.7, mining="semihard"),
     "contrastive": dict(margin=1.2),
     "supcon": dict(temperature=0.3),
     "prototypical": dict(shots=2, temperature=0.4),
     "matching": dict(shots=2, temperature=0.4),
 }
+METHOD = {"triplet_semihard": "triplet"}  # where it is not of the same name
 each_method = pytest.mark.parametrize("name", SETTINGS)
 
 
 def parts_of(name):
-    return hooks_of(functools.partial(FAMILY.method(name), **SETTINGS[name]), PROBLEM)
+    return hooks_of(functools.partial(FAMILY.method(METHOD.get(name, name)), **SETTINGS[name]), PROBLEM)
 
 
 def embeddings(views=2, batch=9):
@@ -119,6 +121,16 @@ def triplet(z, _):
     return np.mean(losses)
 
 
+def triplet_semihard(z, _):
+    losses = []
+    for u, i, same, other in pairs_of(z):
+        away = sorted(np.linalg.norm(u[i] - u[j]) for j in other)
+        for j in same:
+            own = np.linalg.norm(u[i] - u[j])
+            losses.append(max(0.0, 0.7 + own - next((x for x in away if x > own), away[-1])))
+    return np.mean(losses)
+
+
 def contrastive(z, _):
     pulled, pushed = [], []
     for u, i, same, other in pairs_of(z):
@@ -165,6 +177,7 @@ BY_HAND = {
     "cross_entropy": cross_entropy,
     "untrained": lambda z, own: 0.0,
     "triplet": triplet,
+    "triplet_semihard": triplet_semihard,
     "contrastive": contrastive,
     "supcon": supcon,
     "prototypical": prototypical,
@@ -173,7 +186,8 @@ BY_HAND = {
 
 
 def test_every_method_of_the_family_is_tried():
-    assert set(FAMILY.methods) == set(SETTINGS) == set(BY_HAND)
+    assert set(FAMILY.methods) == {METHOD.get(name, name) for name in SETTINGS}
+    assert set(SETTINGS) == set(BY_HAND)
 
 
 @functools.cache
@@ -195,7 +209,7 @@ def test_loss_is_that_of_plain_loops(name):
 
 def test_anchors_in_blocks_give_what_they_give_together(monkeypatch):
     z = np.float32(embeddings())
-    names = ("triplet", "contrastive", "supcon", "matching")
+    names = ("triplet", "triplet_semihard", "contrastive", "supcon", "matching")
     losses = []
     for block in (_rows.BLOCK, 5):  # which does not divide 18 rows
         monkeypatch.setattr(_rows, "BLOCK", block)
@@ -224,7 +238,7 @@ EDGES = {
 }
 
 
-EPISODIC, LONE = ("prototypical", "matching"), ("triplet", "supcon", "prototypical", "matching")
+EPISODIC, LONE = ("prototypical", "matching"), ("triplet", "triplet_semihard", "supcon", "prototypical", "matching")
 
 
 @jax.jit

@@ -260,8 +260,10 @@ def test_figure_has_a_panel_a_recording():
     )
     config = make_config(arms=arms)
     config.claim = ConfigDict(dict(metric="accuracy", better="a", than="b"))
-    results = {arm: ArmResult({"accuracy": np.array([0.5, 0.6])}, {}, 1.0) for arm in arms}
-    drawing = time_series.figure(configs.complete(config), results)
+    config = configs.complete(config)
+    found = {"accuracy": np.array([0.5, 0.6])}
+    results = {arm: ArmResult(found, {}, 1.0, config=configs.resolve_arm(config, arm)) for arm in arms}
+    drawing = time_series.figure(config, results)
     assert [ax.get_title() for ax in drawing.axes] == ["burst: 3 at 20 Hz or 3 at 8 Hz", "burst: none or 3 at 8 Hz"]
     assert [len(ax.get_xticks()) for ax in drawing.axes] == [2, 1]
     assert drawing.axes[0].get_ylabel() == "accuracy"
@@ -278,7 +280,7 @@ def test_figure_has_a_panel_a_recording():
             dict(classifier="eegnet", data=dict(name="no_such_module:load")),
             "data.name: 'no_such_module:load' cannot be",
         ),
-        (dict(classifier="eegnet", data=dict(name="math:nothing")), "data.name: math has no function 'nothing'"),
+        (dict(classifier="eegnet", data=dict(name="math:nothing")), "data.name: 'math' has no 'nothing'"),
     ],
 )
 def test_wrong_config_names_the_key(settings, message):
