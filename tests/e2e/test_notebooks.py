@@ -91,7 +91,7 @@ def test_every_method_has_a_cell():
 
 def bare_names(text):
     """What of a text would install whatever the index has under the name of the distribution."""
-    return re.findall(r"pip3? install\b[^\n`]*?(?<![\w./\\-])lemmata(?:\[[\w,-]*\])?(?![\w/-])", text)
+    return re.findall(r"pip3? install\b[^\n`&;|]*?(?<![\w./\\-])lemmata(?:\[[\w,-]*\])?(?![\w/-])", text)
 
 
 @pytest.mark.parametrize(
